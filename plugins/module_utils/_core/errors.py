@@ -1,0 +1,71 @@
+# Copyright: Holdfast maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The one exception of the collection, and the stable words that it carries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+#: Every code that a failure can carry, and what it means. Codes are an interface: playbooks test them.
+CODES: dict[str, str] = {
+    "archive_corrupt": "An archive is truncated, altered or incomplete; it is not a backup.",
+    "archive_not_found": "No archive with that path or id, or no good one at all.",
+    "check_failed": "A check of severity error did not hold.",
+    "client_too_old": "The client programs are older than the server.",
+    "confirm_required": "A destructive action needs the exact name of the live database as confirmation.",
+    "connection_failed": "The server cannot be reached or does not answer.",
+    "authentication_failed": "The server refused the role or its password.",
+    "database_in_use": "Other sessions are connected and did not leave in time.",
+    "database_invalid": "The database is left over from an interrupted DROP DATABASE and cannot be used.",
+    "database_not_found": "No database with that name on this server.",
+    "deployment_not_found": "No deployment with that id in the ledger.",
+    "destination_full": "Not enough free space for what is about to be written.",
+    "destination_unwritable": "The destination cannot be written by this user.",
+    "driver_missing": "The Python driver psycopg2 is not installed for this interpreter.",
+    "extension_missing": "An extension that the archive needs is not available on this server.",
+    "ledger_unavailable": "The ledger cannot be reached or written.",
+    "migration_changed": "A migration file changed after it was applied.",
+    "migration_failed": "A migration's SQL failed; its file was rolled back or stopped at the named statement.",
+    "migration_invalid": "A migration file or directory cannot be understood.",
+    "migration_irreversible": "A migration has no step down.",
+    "migration_locked": "Another runner is migrating the same database.",
+    "migration_missing": "The history names a migration that is not among the files.",
+    "migration_out_of_order": "A pending migration is older than the newest applied one.",
+    "migration_version_duplicate": "Two migrations carry the same version.",
+    "name_invalid": "A name is empty, holds a NUL byte or exceeds 63 bytes.",
+    "option_invalid": "An option's value makes no sense.",
+    "permission_denied": "The role lacks a privilege that this action needs.",
+    "program_failed": "A client program ended with an error.",
+    "program_not_found": "A client program is not installed where it was looked for.",
+    "query_failed": "The server reported an error for a statement of the collection itself.",
+    "restore_differs": "The restored database does not equal the archive's manifest.",
+    "role_missing": "A role that owns or may use something in the archive does not exist on this server.",
+    "server_is_standby": "The server is a standby; the action needs the primary.",
+    "suite_invalid": "A suite of checks cannot be understood.",
+    "swap_blocked": "Something keyed to the database prevents its renaming.",
+    "target_exists": "The target exists already; nothing is overwritten.",
+    "timeout": "The action did not finish within the time it was given.",
+    "unsupported": "This server version or build cannot do what was asked.",
+}
+
+
+class HoldfastError(Exception):
+    """A failure that an operator can act on.
+
+    ``msg`` says what happened, where and why; ``hint`` is the next step; ``code`` is one of `CODES`;
+    ``details`` are further facts as JSON-able values, returned by the module beside the message.
+    """
+
+    def __init__(self, *, code: str, msg: str, hint: str, **details: Any) -> None:
+        if code not in CODES:
+            raise ValueError("unknown error code: %s" % code)
+        super().__init__(msg)
+        self.code = code
+        self.msg = msg
+        self.hint = hint
+        self.details = details
+
+    def as_result(self) -> dict[str, Any]:
+        """Return the failure as the keys of a module result."""
+        return dict(self.details, msg=self.msg, code=self.code, hint=self.hint)
