@@ -105,7 +105,7 @@ def start_program(argv: list[str], account: pwd.struct_passwd | None) -> subproc
     environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"}  # no PG* of the caller
     identity = {} if account is None else {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
     with LOG.open("ab") as log:
-        return subprocess.Popen(
+        process: subprocess.Popen[bytes] = subprocess.Popen(
             argv,
             cwd="/",
             env=environment,
@@ -114,13 +114,21 @@ def start_program(argv: list[str], account: pwd.struct_passwd | None) -> subproc
             stdout=log,
             stderr=log,
             start_new_session=True,
-            **identity,  # type: ignore[call-overload,unused-ignore]
+            **identity,  # type: ignore[call-overload]
         )
+    return process
 
 
-def log_tail(lines: int = 15) -> str:
-    """Return the end of the server's log."""
-    return "\n".join(LOG.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+def log_since(offset_bytes: int) -> str:
+    """Return what the server's log says since it was that long, its newest lines."""
+    with LOG.open("rb") as log:
+        log.seek(offset_bytes)
+        return "\n".join(log.read().decode("utf-8", "replace").splitlines()[-15:])
+
+
+def log_size_bytes() -> int:
+    """Return the size of the server's log, 0 when there is none."""
+    return LOG.stat().st_size if LOG.exists() else 0
 
 
 def private_directory(path: pathlib.Path, account: pwd.struct_passwd | None) -> pathlib.Path:
@@ -269,8 +277,9 @@ def initialise(account: pwd.struct_passwd | None) -> None:
         "--auth-host=reject",
         *("--set=%s=%s" % setting for setting in SETTINGS.items()),
     ]
+    before_bytes = log_size_bytes()
     if start_program(argv, account).wait() != 0:
-        raise Failure("initdb failed:\n%s" % log_tail())
+        raise Failure("initdb failed:\n%s" % log_since(before_bytes))
     partial.rename(DATA)
 
 
@@ -288,7 +297,7 @@ def wait_until_ready(process: subprocess.Popen[bytes] | None, directory: pathlib
             return False
         waited_s = time.monotonic() - started
         if waited_s > START_TIMEOUT_S:
-            raise Failure("the server was not ready after %d s:\n%s" % (START_TIMEOUT_S, log_tail()))
+            raise Failure("the server was not ready after %d s; see %s" % (START_TIMEOUT_S, LOG))
         if waited_s > patience_s:
             say("still %s after %.0f s (recovery after a crash takes its time); log: %s" % (status, waited_s, LOG))
             patience_s *= 3
@@ -310,9 +319,8 @@ def start() -> None:
             if status != "stopping" and answers(str(directory)) and wait_until_ready(None, directory):
                 return
             end(pid)  # on its way out, or alive without a socket that anybody could reach
-        elif pid is not None:
-            say("removing a stale postmaster.pid (process %d is not this server)" % pid)
-            (DATA / "postmaster.pid").unlink()
+        else:
+            remove_stale_files(directory)
         if not DATA.exists():
             initialise(account)
         version = (DATA / "PG_VERSION").read_text(encoding="ascii").strip()
@@ -322,6 +330,18 @@ def start() -> None:
     say("PostgreSQL %d listens in %s" % (MAJOR, directory))
 
 
+def remove_stale_files(directory: pathlib.Path) -> None:
+    """Remove what a killed server left, which stops the next one when its process number was given away again.
+
+    Should a child of it live on, the new server still notices: it finds the shared memory of the data in use.
+    """
+    name = ".s.PGSQL.%d" % PORT
+    for path in (DATA / "postmaster.pid", directory / (name + ".lock"), directory / name):
+        if path.exists():
+            say("removing %s of a server that ended without notice" % path.name)
+            path.unlink()
+
+
 def launch(directory: pathlib.Path, account: pwd.struct_passwd | None) -> None:
     """Start the postmaster and wait until it is ready."""
     quoted = '"%s"' % str(directory).replace('"', '""')
@@ -329,10 +349,13 @@ def launch(directory: pathlib.Path, account: pwd.struct_passwd | None) -> None:
     for name, value in {"port": PORT, "listen_addresses": "", "unix_socket_directories": quoted}.items():
         argv += ["-c", "%s=%s" % (name, value)]
     deadline = time.monotonic() + 30
+    before_bytes = log_size_bytes()
     while not wait_until_ready(start_program(argv, account), directory):
         # After a kill of the postmaster its children go on until they notice, and keep the shared memory until then.
-        if "pre-existing shared memory block" not in log_tail(3) or time.monotonic() > deadline:
-            raise Failure("the server did not start; the end of %s:\n%s" % (LOG, log_tail()))
+        complaint = log_since(before_bytes)
+        if "pre-existing shared memory block" not in complaint or time.monotonic() > deadline:
+            raise Failure("the server did not start; %s says:\n%s" % (LOG, complaint))
+        before_bytes = log_size_bytes()
         time.sleep(0.5)
 
 
