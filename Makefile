@@ -9,7 +9,7 @@ DATABASE := rently_lending
 # Further arguments for ansible-playbook or pytest: make deploy ARGS="-e @examples/rently/broken.yml"
 ARGS ?=
 
-SERVER := .venv/bin/python inventories/local/server.py
+SERVER := .venv/bin/python inventories/embedded_server.py
 PLAYBOOK := .venv/bin/ansible-playbook -i inventories/local
 PYTEST := .venv/bin/python -m pytest
 
@@ -56,7 +56,7 @@ dsn: setup ## Print the libpq URI of the sample database: psql "$(make dsn)"
 
 .PHONY: stop
 stop: ## Stop the embedded server
-	@python=.venv/bin/python; [[ -x $$python ]] || python=python3; $$python inventories/local/server.py stop
+	@python=.venv/bin/python; [[ -x $$python ]] || python=python3; $$python inventories/embedded_server.py stop
 
 .PHONY: clean
 clean: stop ## Stop the server and remove .local: its databases, archives and reports

@@ -1,7 +1,7 @@
 # Copyright: Holdfast maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The local PostgreSQL 18 of this checkout: started and stopped by the Makefile, reached by a Unix socket only.
+"""The PostgreSQL 18 of inventories/local: started and stopped by the Makefile, reached by a Unix socket only.
 
 Everything lives under ``.local/server``: ``data`` and ``socket`` belong to the account that the server runs as (this
 user, or ``pgserver`` for root, which PostgreSQL refuses), ``connection.json`` tells the inventory where it listens.
@@ -27,7 +27,7 @@ import time
 import urllib.parse
 from collections.abc import Iterator
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 HOME = ROOT / ".local" / "server"
 DATA = HOME / "data"
 LOG = HOME / "log"
