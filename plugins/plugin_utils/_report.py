@@ -1,0 +1,219 @@
+# Copyright: Holdfast maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The report of a run: one document for machines and people, from what the stages returned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+STAGES = {
+    "deploy": ("preflight", "backup", "rollback_point", "migrate", "verify"),
+    "rollback": ("rollback",),
+    "backup": ("backup",),
+}
+
+
+def report_document(deployment: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the report of a run.
+
+    ``deployment`` is the ledger's record (while the run is open, or closed); ``facts`` are the results that the
+    stages registered, an empty mapping or None for a stage that did not run. Keys of the document: ``deployment``,
+    ``steps``, ``backup``, ``migrations``, ``checks``, ``rollback`` (or None), ``failure`` (or None), ``versions``,
+    ``proofs``, ``summary`` (one paragraph), ``ok``, and ``steps_to_record``, what the ledger has not heard of yet.
+    """
+    kind = str(facts["kind"])
+    failure = _failure(facts.get("failure"))
+    swapped = bool((facts.get("swap") or {}).get("retired")) and not (facts.get("swap") or {}).get("failed")
+    status = _status(kind, failure, swapped)
+    steps = [_step(step) for step in deployment.get("steps") or []]
+    missing = _missing_steps(kind, steps, facts.get("stage"), failure, swapped)
+    rollback = _rollback(facts, swapped)
+    document: dict[str, Any] = {
+        "deployment": {
+            "id": deployment.get("id"),
+            "kind": kind,
+            "database": facts["database"],
+            "status": status,
+            "started_at": deployment.get("started_at"),
+            "finished_at": deployment.get("finished_at"),
+            "duration_s": deployment.get("duration_s"),
+            "operator": deployment.get("operator"),
+            "controller": deployment.get("controller"),
+        },
+        "steps": steps + missing,
+        "steps_to_record": missing,
+        "backup": facts.get("archive") or None,
+        "migrations": _migrations(facts),
+        "checks": _checks(facts),
+        "rollback": rollback,
+        "failure": failure,
+        "versions": _versions(facts, swapped),
+        "ok": status == "succeeded",
+    }
+    document["summary"] = _summary(document, facts, swapped)
+    return document
+
+
+def _failure(failure: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if not failure:
+        return None
+    result = failure.get("result") or {}
+    kept = {key: failure.get(key) or "" for key in ("stage", "started_at", "msg", "code", "hint")}
+    for key in ("path", "line", "statement", "sqlstate", "differences"):
+        if result.get(key):
+            kept[key] = result[key]
+    return kept
+
+
+def _status(kind: str, failure: Any, swapped: bool) -> str:
+    if not failure:
+        return "succeeded"
+    return "rolled_back" if kind == "deploy" and swapped else "failed"
+
+
+def _step(step: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "name": step.get("name"),
+        "status": step.get("status"),
+        "started_at": step.get("started_at"),
+        "finished_at": step.get("finished_at"),
+        "duration_s": step.get("duration_s"),
+    }
+
+
+def _missing_steps(
+    kind: str, steps: list[dict[str, Any]], stage: Mapping[str, Any] | None, failure: Any, swapped: bool
+) -> list[dict[str, Any]]:
+    """Return the steps that nobody recorded: the one that failed, and those that were not needed."""
+    recorded = {step["name"] for step in steps}
+    missing = []
+    for name in STAGES.get(kind, ()):
+        if name in recorded:
+            continue
+        if failure and failure["stage"] == name:
+            missing.append({"name": name, "status": "failed", "started_at": failure["started_at"] or None})
+        else:
+            missing.append({"name": name, "status": "skipped"})
+    if failure and not swapped and stage and stage.get("name") == "rollback" and "rollback" not in recorded:
+        missing = [step for step in missing if step["name"] != "rollback"]
+        missing.append({"name": "rollback", "status": "failed", "started_at": stage.get("started_at")})
+    if "report" not in recorded:
+        missing.append({"name": "report", "status": "succeeded"})
+    return missing
+
+
+def _migrations(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    migrate = facts.get("migrate") or {}
+    rows = [dict(row, status="applied") for row in migrate.get("applied") or []]
+    if migrate.get("failed") and migrate.get("version"):
+        rows.append(
+            {
+                "version": migrate["version"],
+                "description": migrate.get("description"),
+                "status": "failed",
+                "message": migrate.get("msg"),
+            }
+        )
+    return rows
+
+
+def _checks(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for stage, key in (("preflight", "preflight"), ("verify", "verify"), ("rollback", "rollback_checks")):
+        rows.extend(dict(row, stage=stage) for row in (facts.get(key) or {}).get("results") or [])
+    return rows
+
+
+def _rollback(facts: Mapping[str, Any], swapped: bool) -> dict[str, Any] | None:
+    plan = facts.get("plan")
+    if not plan:
+        return None
+    swap = facts.get("swap") or {}
+    restore = facts.get("restore") or {}
+    return {
+        "strategy": plan.get("strategy"),
+        "used": plan.get("side_database") or plan.get("archive"),
+        "taken_at": plan.get("taken_at"),
+        "schema_version": plan.get("schema_version"),
+        "expected_s": plan.get("expected_s"),
+        "writes": plan.get("writes"),
+        "sentence": plan.get("sentence"),
+        "done": swapped,
+        "retired": swap.get("retired"),
+        "stall_ms": swap.get("stall_ms"),
+        "terminated": swap.get("terminated") or [],
+        "restore_s": restore.get("duration_s"),
+        "verified": restore.get("verified"),
+    }
+
+
+def _versions(facts: Mapping[str, Any], swapped: bool) -> dict[str, Any]:
+    """Return the schema version before and now, as far as this run knows them."""
+    status = facts.get("status") or {}
+    migrate = facts.get("migrate") or {}
+    before = status.get("current_version")
+    now = migrate.get("current_version") or before
+    if swapped:
+        now = (facts.get("plan") or {}).get("schema_version") or before
+    return {"before": before, "now": now}
+
+
+def _summary(document: Mapping[str, Any], facts: Mapping[str, Any], swapped: bool) -> str:
+    kind = document["deployment"]["kind"]
+    database = facts["database"]
+    sentences = [_what_happened(document, facts, database, kind, swapped)]
+    failure = document["failure"]
+    if failure and failure["hint"]:
+        sentences.append("Next: %s" % failure["hint"])
+    rollback = document["rollback"]
+    if rollback and swapped:
+        sentences.append(
+            "%s is kept as %s; clients waited %s ms at most. %s"
+            % (
+                "The failed version" if kind == "deploy" else "The version that served until now",
+                rollback["retired"],
+                rollback["stall_ms"],
+                str(rollback["sentence"]).split(" s. ", 1)[-1],
+            )
+        )
+        bad = [c["name"] for c in document["checks"] if c["stage"] == "rollback" and c.get("status") == "failed"]
+        if bad:
+            sentences.append("CHECKS FAILED AFTER THE UNDO: %s." % "; ".join(bad))
+    if not facts.get("check_mode"):
+        sentences.append("Evidence: %s/report.html." % facts["report_path"])
+    return " ".join(sentences)
+
+
+def _what_happened(
+    document: Mapping[str, Any], facts: Mapping[str, Any], database: str, kind: str, swapped: bool
+) -> str:
+    version = document["versions"]["now"]
+    serves = "%s serves%s" % (database, " at %s" % version if version else "")
+    if document["failure"]:
+        return _what_failed(document["failure"], facts, database=database, kind=kind, swapped=swapped, serves=serves)
+    if kind == "backup":
+        archive = document["backup"] or {}
+        return "%s was archived as %s (%s bytes)." % (database, archive.get("path"), archive.get("bytes"))
+    if kind == "rollback":
+        return "The deployment was undone: %s." % serves
+    if facts.get("check_mode"):
+        pending = [str(row["version"]) for row in (facts.get("status") or {}).get("pending") or []]
+        return "Check mode: %s would be applied to %s." % (", ".join(pending) or "nothing", database)
+    applied = [str(row["version"]) for row in document["migrations"]]
+    done = "%s was deployed" % ", ".join(applied) if applied else "Nothing was pending"
+    return "%s: %s, and its checks hold." % (done, serves)
+
+
+def _what_failed(
+    failure: Mapping[str, Any], facts: Mapping[str, Any], *, database: str, kind: str, swapped: bool, serves: str
+) -> str:
+    reason = "failed at the stage %s: %s" % (failure["stage"], str(failure["msg"]).rstrip("."))
+    if swapped and kind == "deploy":
+        return "The deployment to %s %s. It was undone: %s again, as before." % (database, reason, serves)
+    if swapped:
+        return "The %s of %s %s. The names were exchanged already: %s." % (kind, database, reason, serves)
+    if (facts.get("migrate") or {}).get("applied"):
+        return "The %s of %s %s. IT WAS NOT UNDONE: %s." % (kind, database, reason, serves)
+    return "The %s of %s %s. The live database was not changed: %s." % (kind, database, reason, serves)

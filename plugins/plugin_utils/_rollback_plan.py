@@ -1,0 +1,344 @@
+# Copyright: Holdfast maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Choosing what an undo will use, and saying what it will cost, before anything is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+#: A swap of names by itself, with Ansible around it: what an undo by clone takes at any size.
+SWAP_S = 5.0
+
+Counters = Mapping[str, Any]
+Point = Mapping[str, Any]
+
+
+def rollback_plan(
+    live: Mapping[str, Any],
+    *,
+    databases: Sequence[Mapping[str, Any]],
+    rollback_points: Sequence[Point],
+    strategy: str = "auto",
+    side_database: str | None = None,
+    archive: str | None = None,
+    archives: Sequence[Mapping[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Return what an undo of ``live`` would use and cost.
+
+    ``live`` and ``databases`` are entries of pg_database_info (``live`` with ``write_counters``);
+    ``rollback_points`` come from the ledger, newest first; ``archives`` from pg_backup_info, or None when nobody
+    looked yet. The plan has ``strategy`` (``clone``, ``archive`` or ``none``), ``deployment_id``,
+    ``side_database``, ``side_oid``, ``archive``, ``taken_at``, ``schema_version``, ``expected_s`` (seconds),
+    ``writes`` (see `writes_since`), ``skipped`` (what was passed over, and why), ``needs_archives`` (True when the
+    archives must be listed first) and ``sentence``.
+    """
+    skipped: list[str] = []
+    if archive:
+        return _named_archive(live, archive, rollback_points)
+    if side_database:
+        return _named_clone(live, side_database, databases, rollback_points)
+    standing = _standing(live, rollback_points, skipped)
+    if strategy != "archive":
+        found = _newest_clone(standing, databases, skipped, older_ones=strategy == "clone")
+        if found is not None:
+            return _by_clone(live, found[0], found[1], rollback_points, skipped)
+    if strategy == "clone" or (strategy == "auto" and _all_undone(rollback_points, skipped)):
+        return _none(skipped)
+    if archives is None:
+        return {**_none(skipped), "needs_archives": True}
+    newest = standing[0] if standing else None
+    chosen = _newest_archive(newest, archives, skipped)
+    return _by_archive(live, newest, chosen, rollback_points, skipped) if chosen else _none(skipped)
+
+
+def _named_archive(live: Mapping[str, Any], path: str, points: Sequence[Point]) -> dict[str, Any]:
+    point = next((p for p in points if p.get("kind") == "archive" and p.get("archive_path") == path), {})
+    archive = {
+        "path": path,
+        "id": point.get("archive_id"),
+        "schema_version": point.get("schema_version"),
+        "snapshot_at": point.get("taken_at"),
+    }
+    return _by_archive(live, point or None, archive, points, [])
+
+
+def _named_clone(
+    live: Mapping[str, Any], name: str, databases: Sequence[Mapping[str, Any]], points: Sequence[Point]
+) -> dict[str, Any]:
+    database = _database(databases, name)
+    if database is None or database.get("invalid"):
+        return _none(["database %s does not exist or is left from an interrupted DROP" % name])
+    point = next((p for p in points if p.get("side_database") == name), {})
+    return _by_clone(live, point, database, points, [])
+
+
+def _undone(points: Sequence[Point]) -> set[Any]:
+    return {p.get("deployment_id") for p in points if p.get("state") == "used"}
+
+
+def _all_undone(points: Sequence[Point], skipped: list[str]) -> bool:
+    undone = _undone(points)
+    if points and all(p.get("deployment_id") in undone for p in points):
+        skipped.append("every recorded deployment has been undone already")
+        return True
+    return False
+
+
+def _standing(live: Mapping[str, Any], points: Sequence[Point], skipped: list[str]) -> list[Point]:
+    """Return the rollback points, newest first, of deployments that the live database still carries."""
+    undone = _undone(points)
+    standing = []
+    for point in points:
+        if point.get("state", "available") != "available" or point.get("deployment_id") in undone:
+            continue
+        if _lineage(point, live_oid=live.get("oid"), points=points) is None:
+            skipped.append(
+                "deployment %s was made on another database than %s is now" % (point.get("deployment_id"), live["name"])
+            )
+            continue
+        standing.append(point)
+    return standing
+
+
+def _newest_clone(
+    standing: Sequence[Point], databases: Sequence[Mapping[str, Any]], skipped: list[str], *, older_ones: bool
+) -> tuple[Point, Mapping[str, Any]] | None:
+    """Return the newest usable clone and its database.
+
+    An older clone undoes older deployments, too. Unless ``older_ones`` are wanted, only the newest deployment's
+    clone counts, because the archive of that deployment is nearer to what the operator means.
+    """
+    for point in standing:
+        if not older_ones and point.get("deployment_id") != standing[0].get("deployment_id"):
+            break
+        if point.get("kind") != "clone":
+            continue
+        reason = _unusable(point, databases)
+        database = _database(databases, str(point.get("side_database")))
+        if reason is None and database is not None:
+            return point, database
+        skipped.append(str(reason))
+    return None
+
+
+def _newest_archive(
+    newest: Point | None, archives: Sequence[Mapping[str, Any]], skipped: list[str]
+) -> Mapping[str, Any] | None:
+    """Return the newest good archive from before the newest standing deployment."""
+    for found in sorted(archives, key=lambda a: str(a.get("snapshot_at") or ""), reverse=True):
+        if found.get("status") != "good":
+            skipped.append("archive %s is %s: %s" % (found.get("id"), found.get("status"), found.get("reason")))
+        elif newest is not None and not _before(found, newest):
+            skipped.append("archive %s was taken after the deployment began" % found.get("id"))
+        else:
+            return found
+    return None
+
+
+def writes_since(point: Point | None, *, live: Mapping[str, Any], points: Sequence[Point]) -> dict[str, Any]:
+    """Return how many rows were written to the live database since ``point``, from the server's own counters.
+
+    ``known`` is False where the counters cannot tell: another database serves than the one that was counted, or
+    statistics were reset. ``inserted``, ``updated`` and ``deleted`` are totals, ``tables`` the same for each table
+    that changed; ``during_migration`` is the part written between the rollback point and the end of the migration.
+    Rows of transactions that are still open are not counted, and a session may report with a delay of seconds
+    (https://www.postgresql.org/docs/current/monitoring-stats.html).
+    """
+    if point is None:
+        return {"known": False, "reason": "no rollback point was recorded"}
+    lineage = _lineage(point, live_oid=live.get("oid"), points=points)
+    if lineage is None:
+        return {"known": False, "reason": "the live database is not the one that the rollback point was taken from"}
+    segments: list[tuple[Counters, Counters]] = []
+    start: Counters = _counters(point, "before")
+    for used in lineage:
+        segments.append((start, _counters(used, "before")))
+        start = {"tables": {}}
+    now = live.get("write_counters") or {}
+    segments.append((start, now))
+    total: dict[str, dict[str, int]] = {}
+    for before, after in segments:
+        if before.get("tables") is None or after.get("tables") is None:
+            return {"known": False, "reason": "the write counters were not recorded"}
+        if before.get("stats_reset") != after.get("stats_reset") and before.get("tables"):
+            return {"known": False, "reason": "the server's statistics were reset since the rollback point"}
+        if not _add(total, before["tables"], after["tables"]):
+            return {"known": False, "reason": "the server's counters went backwards (a crash loses them)"}
+    migration: dict[str, dict[str, int]] = {}
+    after_migration = _counters(point, "after_migration")
+    if after_migration.get("tables") is not None:
+        _add(migration, _counters(point, "before").get("tables") or {}, after_migration["tables"])
+    return {"known": True, "tables": total, "during_migration": _sums(migration), **_sums(total)}
+
+
+def _lineage(point: Point, *, live_oid: Any, points: Sequence[Point]) -> list[Point] | None:
+    """Return the undone rollback points that lead from the database of ``point`` to the one that serves now."""
+    path: list[Point] = []
+    oid = point.get("live_oid")
+    used = [p for p in points if p.get("state") == "used" and p.get("side_oid")]
+    while oid != live_oid:
+        step = next(
+            (p for p in used if p.get("live_oid") == oid and p not in path and not _before(p, point, strictly=True)),
+            None,
+        )
+        if step is None:
+            return None
+        path.append(step)
+        oid = step["side_oid"]
+    return path
+
+
+def _counters(point: Point, when: str) -> Counters:
+    counters = (point.get("write_counters") or {}).get(when)
+    return counters if isinstance(counters, Mapping) else {}
+
+
+def _add(total: dict[str, dict[str, int]], before: Counters, after: Counters) -> bool:
+    """Add the differences between two readings to ``total``; False when a counter went backwards."""
+    for table, counts in after.items():
+        earlier = before.get(table) or {}
+        changes = {
+            key: int(counts.get(key) or 0) - int(earlier.get(key) or 0) for key in ("inserted", "updated", "deleted")
+        }
+        if min(changes.values()) < 0:
+            return False
+        if any(changes.values()):
+            sums = total.setdefault(table, {"inserted": 0, "updated": 0, "deleted": 0})
+            for key, value in changes.items():
+                sums[key] += value
+    return True
+
+
+def _sums(tables: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+    return {key: sum(counts[key] for counts in tables.values()) for key in ("inserted", "updated", "deleted")}
+
+
+def _database(databases: Sequence[Mapping[str, Any]], name: str) -> Mapping[str, Any] | None:
+    return next((d for d in databases if d.get("name") == name), None)
+
+
+def _unusable(point: Point, databases: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return why the clone of ``point`` cannot be used, or None when it can."""
+    name = str(point.get("side_database"))
+    database = _database(databases, name)
+    if database is None:
+        return "the clone %s of deployment %s is gone" % (name, point.get("deployment_id"))
+    if database.get("invalid"):
+        return "the clone %s is left from an interrupted DROP DATABASE" % name
+    if point.get("side_oid") and database.get("oid") != point.get("side_oid"):
+        return "the database %s is not the clone that deployment %s made" % (name, point.get("deployment_id"))
+    return None
+
+
+def _before(thing: Mapping[str, Any], point: Point, *, strictly: bool = False) -> bool:
+    """Return whether an archive or point is not newer than ``point`` (both times are ISO 8601 in UTC)."""
+    mine = str(thing.get("snapshot_at") or thing.get("taken_at") or "")
+    other = str(point.get("taken_at") or "")
+    return mine < other if strictly else mine <= other
+
+
+def _by_clone(
+    live: Mapping[str, Any],
+    point: Point,
+    database: Mapping[str, Any],
+    points: Sequence[Point],
+    skipped: list[str],
+) -> dict[str, Any]:
+    return _finish(
+        {
+            "strategy": "clone",
+            "point": dict(point) or None,
+            "deployment_id": point.get("deployment_id"),
+            "side_database": database["name"],
+            "side_oid": database.get("oid"),
+            "archive": None,
+            "taken_at": point.get("taken_at"),
+            "schema_version": point.get("schema_version"),
+            "expected_s": SWAP_S,
+        },
+        writes_since(point or None, live=live, points=points),
+        live,
+        skipped,
+    )
+
+
+def _by_archive(
+    live: Mapping[str, Any],
+    point: Point | None,
+    archive: Mapping[str, Any],
+    points: Sequence[Point],
+    skipped: list[str],
+) -> dict[str, Any]:
+    own = next((p for p in points if p.get("kind") == "archive" and p.get("archive_id") == archive.get("id")), None)
+    undone = point.get("deployment_id") if point else None
+    sibling = next((p for p in points if p.get("kind") == "archive" and p.get("deployment_id") == undone), point)
+    return _finish(
+        {
+            "strategy": "archive",
+            "point": dict(sibling) if sibling else None,
+            "deployment_id": point.get("deployment_id") if point else None,
+            "side_database": None,
+            "side_oid": None,
+            "archive": archive.get("path"),
+            "taken_at": archive.get("snapshot_at"),
+            "schema_version": archive.get("schema_version"),
+            # A parallel restore with its proof was measured at about the time of the backup and a half.
+            "expected_s": round(SWAP_S + 1.5 * float(archive.get("duration_s") or 0), 1),
+        },
+        writes_since(own, live=live, points=points),
+        live,
+        skipped,
+    )
+
+
+def _none(skipped: list[str]) -> dict[str, Any]:
+    return {
+        "strategy": "none",
+        "point": None,
+        "needs_archives": False,
+        "skipped": skipped,
+        "sentence": "There is nothing to undo with: %s." % ("; ".join(skipped) or "no rollback point and no archive"),
+    }
+
+
+def _finish(
+    plan: dict[str, Any], writes: dict[str, Any], live: Mapping[str, Any], skipped: list[str]
+) -> dict[str, Any]:
+    source = "clone %s" % plan["side_database"] if plan["strategy"] == "clone" else "archive %s" % plan["archive"]
+    sentences = [
+        "%s will serve again as it was at %s%s, from the %s, in about %s s."
+        % (
+            live["name"],
+            plan["taken_at"] or "an unrecorded time",
+            " (schema %s)" % plan["schema_version"] if plan["schema_version"] else "",
+            source,
+            plan["expected_s"],
+        ),
+        _writes_sentence(writes),
+    ]
+    if skipped:
+        sentences.append("Passed over: %s." % "; ".join(skipped))
+    return {**plan, "writes": writes, "skipped": skipped, "needs_archives": False, "sentence": " ".join(sentences)}
+
+
+def _writes_sentence(writes: Mapping[str, Any]) -> str:
+    if not writes["known"]:
+        return "How many rows written since then will be left behind is not known: %s." % writes["reason"]
+    tables = writes["tables"]
+    if not tables:
+        return "Nothing was written since then."
+    migration = writes["during_migration"]
+    worst = sorted(tables, key=lambda name: -sum(tables[name].values()))[:5]
+    return "Left behind in the retired database: %d inserted, %d updated and %d deleted rows in %s%s%s." % (
+        writes["inserted"],
+        writes["updated"],
+        writes["deleted"],
+        ", ".join(worst),
+        " and %d more tables" % (len(tables) - len(worst)) if len(tables) > len(worst) else "",
+        "; of these, %d, %d and %d until the end of the migration"
+        % (migration["inserted"], migration["updated"], migration["deleted"])
+        if any(migration.values())
+        else "",
+    )

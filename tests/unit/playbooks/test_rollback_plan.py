@@ -1,0 +1,158 @@
+# Copyright: Holdfast maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What an undo chooses, and what it says that it will cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible_collections.holdfast.postgres.plugins.plugin_utils._rollback_plan import rollback_plan
+
+
+def counters(inserted: int = 0, updated: int = 0, deleted: int = 0, table: str = "public.payment") -> dict[str, Any]:
+    return {
+        "stats_reset": None,
+        "tables": {table: {"inserted": inserted, "updated": updated, "deleted": deleted}},
+    }
+
+
+def clone(
+    deployment: str, *, live_oid: int, side_oid: int, taken_at: str, state: str = "available", **more: Any
+) -> dict:
+    return {
+        "deployment_id": deployment,
+        "kind": "clone",
+        "live_database": "bank",
+        "live_oid": live_oid,
+        "side_database": "bank_before_" + deployment,
+        "side_oid": side_oid,
+        "archive_id": deployment,
+        "taken_at": taken_at,
+        "schema_version": "v1",
+        "state": state,
+        "write_counters": {"before": counters(100)},
+        **more,
+    }
+
+
+def database(name: str, oid: int, **more: Any) -> dict[str, Any]:
+    return {"name": name, "oid": oid, "invalid": False, **more}
+
+
+LIVE = database("bank", 10, write_counters=counters(130, 4))
+
+
+def test_newest_clone_is_chosen_and_writes_are_counted() -> None:
+    points = [
+        clone("d2", live_oid=10, side_oid=12, taken_at="2026-01-02"),
+        clone("d1", live_oid=10, side_oid=11, taken_at="2026-01-01"),
+    ]
+    plan = rollback_plan(
+        LIVE, databases=[LIVE, database("bank_before_d1", 11), database("bank_before_d2", 12)], rollback_points=points
+    )
+    assert (plan["strategy"], plan["side_database"], plan["side_oid"]) == ("clone", "bank_before_d2", 12)
+    assert plan["writes"]["known"] and (plan["writes"]["inserted"], plan["writes"]["updated"]) == (30, 4)
+    assert "30 inserted, 4 updated and 0 deleted rows in public.payment" in plan["sentence"]
+
+
+def test_undone_deployment_is_passed_over_and_counters_follow_the_lineage() -> None:
+    # d2 failed and was undone: its clone (oid 12) is the live database now; d1 was taken from the original (oid 10).
+    points = [
+        clone(
+            "d2",
+            live_oid=10,
+            side_oid=12,
+            taken_at="2026-01-02",
+            state="used",
+            write_counters={"before": counters(107)},
+        ),
+        clone("d1", live_oid=10, side_oid=11, taken_at="2026-01-01"),
+    ]
+    live = database("bank", 12, write_counters=counters(5))
+    plan = rollback_plan(live, databases=[live, database("bank_before_d1", 11)], rollback_points=points)
+    assert plan["side_database"] == "bank_before_d1"
+    assert plan["writes"]["inserted"] == 7 + 5
+
+
+def test_clone_of_an_unrelated_live_database_is_not_used() -> None:
+    points = [clone("d1", live_oid=99, side_oid=11, taken_at="2026-01-01")]
+    plan = rollback_plan(LIVE, databases=[LIVE, database("bank_before_d1", 11)], rollback_points=points)
+    assert plan["strategy"] == "none" and plan["needs_archives"]
+    assert "made on another database" in plan["skipped"][0]
+
+
+def test_replaced_dropped_and_invalid_clones_are_named_and_not_used() -> None:
+    points = [clone("d1", live_oid=10, side_oid=11, taken_at="2026-01-01")]
+    for databases, reason in (
+        ([LIVE], "is gone"),
+        ([LIVE, database("bank_before_d1", 77)], "is not the clone"),
+        ([LIVE, database("bank_before_d1", 11, invalid=True)], "interrupted DROP"),
+    ):
+        plan = rollback_plan(LIVE, databases=databases, rollback_points=points, strategy="clone")
+        assert plan["strategy"] == "none" and reason in plan["sentence"]
+
+
+def test_newest_clone_gone_falls_back_to_the_archive_of_the_same_deployment_not_to_an_older_clone() -> None:
+    points = [
+        clone("d2", live_oid=10, side_oid=12, taken_at="2026-01-02T10"),
+        {**clone("d2", live_oid=10, side_oid=0, taken_at="2026-01-02T09"), "kind": "archive", "side_oid": None},
+        clone("d1", live_oid=10, side_oid=11, taken_at="2026-01-01T10"),
+    ]
+    databases = [LIVE, database("bank_before_d1", 11)]
+    assert rollback_plan(LIVE, databases=databases, rollback_points=points)["needs_archives"]
+    archives = [
+        {"id": "night", "path": "/b/night", "status": "good", "snapshot_at": "2026-01-03T00"},
+        {"id": "d2", "path": "/b/d2", "status": "good", "snapshot_at": "2026-01-02T09", "duration_s": 10},
+        {"id": "d1", "path": "/b/d1", "status": "good", "snapshot_at": "2026-01-01T09"},
+    ]
+    plan = rollback_plan(LIVE, databases=databases, rollback_points=points, archives=archives)
+    assert (plan["strategy"], plan["archive"], plan["expected_s"]) == ("archive", "/b/d2", 20.0)
+    assert plan["writes"]["inserted"] == 30
+    assert "taken after the deployment began" in plan["sentence"]
+    assert plan["point"]["kind"] == "archive"
+
+
+def test_corrupt_archive_is_passed_over_and_named() -> None:
+    archives = [
+        {
+            "id": "b",
+            "path": "/b/b",
+            "status": "corrupt",
+            "reason": "data/1.dat: sha256 differs",
+            "snapshot_at": "2026-02",
+        },
+        {"id": "a", "path": "/b/a", "status": "good", "snapshot_at": "2026-01"},
+    ]
+    plan = rollback_plan(LIVE, databases=[LIVE], rollback_points=[], strategy="archive", archives=archives)
+    assert plan["archive"] == "/b/a" and "data/1.dat" in plan["sentence"]
+    assert not plan["writes"]["known"] and "not known" in plan["sentence"]
+
+
+def test_nothing_is_chosen_when_every_deployment_was_undone() -> None:
+    points = [clone("d1", live_oid=10, side_oid=11, taken_at="2026-01-01", state="used")]
+    live = database("bank", 11)
+    archives = [{"id": "a", "path": "/b/a", "status": "good", "snapshot_at": "2026-01"}]
+    plan = rollback_plan(live, databases=[live], rollback_points=points, archives=archives)
+    assert plan["strategy"] == "none" and "undone already" in plan["sentence"]
+
+
+def test_counters_that_cannot_be_compared_are_called_unknown() -> None:
+    databases = [LIVE, database("bank_before_d1", 11)]
+    for before, reason in (
+        ({"stats_reset": "2026-01-01", "tables": counters()["tables"]}, "reset"),
+        (counters(500), "backwards"),
+        ({}, "not recorded"),
+    ):
+        points = [clone("d1", live_oid=10, side_oid=11, taken_at="2026-01-01", write_counters={"before": before})]
+        plan = rollback_plan(LIVE, databases=databases, rollback_points=points)
+        assert plan["strategy"] == "clone" and reason in plan["writes"]["reason"]
+
+
+def test_named_side_database_and_named_archive_win_over_the_ledger() -> None:
+    points = [clone("d1", live_oid=10, side_oid=11, taken_at="2026-01-01")]
+    databases = [LIVE, database("bank_before_d1", 11), database("mine", 13)]
+    assert rollback_plan(LIVE, databases=databases, rollback_points=points, side_database="mine")["side_oid"] == 13
+    plan = rollback_plan(LIVE, databases=databases, rollback_points=points, archive="/b/x")
+    assert (plan["strategy"], plan["archive"]) == ("archive", "/b/x")
+    assert rollback_plan(LIVE, databases=databases, rollback_points=[], side_database="no")["strategy"] == "none"
