@@ -20,10 +20,8 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._core.properties
     read_properties,
 )
 
-try:
+with contextlib.suppress(ImportError):  # reported by connection.require_driver()
     import psycopg2
-except ImportError:  # reported by connection.require_driver()
-    pass
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
