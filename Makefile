@@ -109,6 +109,11 @@ docs: dev ## Render the documentation of every module and resolve every link
 sanity: dev ## ansible-test sanity on the built and installed artifact
 	@.ci/sanity
 
+.PHONY: changelog
+changelog: export PATH := $(CURDIR)/.venv/bin:$(PATH)
+changelog: dev ## Generate CHANGELOG.md from changelogs/fragments
+	@antsibull-changelog release --update-existing --refresh
+
 .PHONY: unit
 unit: dev ## Unit tests [ARGS="-k ..."]
 	$(PYTEST) tests/unit $(ARGS)

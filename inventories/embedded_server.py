@@ -146,7 +146,8 @@ def let_pass(account: pwd.struct_passwd) -> None:
     for path in (*programs.parents, *DATA.parents):
         mode = path.stat().st_mode
         if not mode & 0o001 and path.stat().st_uid != account.pw_uid:
-            say("letting other accounts pass through %s (chmod o+x), for the server's account" % path)
+            if ROOT not in (path, *path.parents):
+                say("letting %s (and others) pass through %s: chmod o+x" % (account.pw_name, path))
             path.chmod(mode | 0o001)
     if programs.stat().st_mode & 0o005 == 0o005:
         return

@@ -78,7 +78,8 @@ def run_program(
                 if key == "stderr" and on_stderr_line is not None:
                     on_stderr_line(line)
 
-        assert process.stdout is not None and process.stderr is not None
+        if process.stdout is None or process.stderr is None:
+            raise AssertionError("Popen was asked for pipes")
         threads = [
             threading.Thread(target=drain, args=(process.stdout, "stdout"), daemon=True),
             threading.Thread(target=drain, args=(process.stderr, "stderr"), daemon=True),
