@@ -1,0 +1,416 @@
+# Copyright: Holdfast maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Running checks: read-only, on several connections, all in one snapshot."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+import secrets
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from decimal import Decimal
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection import Server, server_version
+from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
+from ansible_collections.holdfast.postgres.plugins.module_utils._verification.expectation import (
+    Outcome,
+    judge,
+    show,
+)
+from ansible_collections.holdfast.postgres.plugins.module_utils._verification.junit import (
+    junit_xml,
+    refuse_unwritable,
+    write_junit,
+)
+from ansible_collections.holdfast.postgres.plugins.module_utils._verification.suite import (
+    MAX_TIMEOUT_S,
+    Check,
+    Suite,
+    parse_suites,
+    select_checks,
+    split_statements,
+)
+
+try:
+    import psycopg2
+    import psycopg2.extensions
+    from psycopg2 import errorcodes
+except ImportError:  # reported by connection.require_driver()
+    pass
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+
+MASK = "********"
+LONGEST_VALUE = 500
+FAIL_ON = ("error", "warning", "never")
+
+# A snapshot can be imported while the transaction that exported it is open, so nothing may end that one early.
+KEEP_ALIVE = """
+SELECT pg_catalog.set_config(name, '0', false)
+  FROM pg_catalog.pg_settings
+ WHERE name IN ('statement_timeout', 'lock_timeout', 'transaction_timeout',
+                'idle_in_transaction_session_timeout', 'idle_session_timeout')
+"""
+
+BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+
+EXPORT_SNAPSHOT = "SELECT pg_catalog.pg_export_snapshot()"
+
+IMPORT_SNAPSHOT = (
+    BEGIN
+    + """;
+SET TRANSACTION SNAPSHOT %(snapshot)s;
+SET LOCAL statement_timeout = %(timeout_ms)s
+"""
+)
+
+# One execution gives the number of all rows and the first of them, without sending the others.
+COUNT_AND_SAMPLE = """
+WITH holdfast_check AS MATERIALIZED (
+%s
+)
+SELECT (SELECT pg_catalog.count(*) FROM holdfast_check), holdfast_check.* FROM holdfast_check LIMIT %d
+"""
+
+# What can stand in a WITH; SHOW and EXPLAIN return rows as well, but only on their own.
+_QUERY = re.compile(r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/)*(?:SELECT|WITH|VALUES|TABLE|\()", re.IGNORECASE | re.DOTALL)
+
+# Types that arrive as Python values. Everything else arrives as the server's text, which no calendar or
+# float range of the client can refuse: infinity, 4713 BC, year 294276.
+_NATIVE_TYPES = {
+    16: "bool",
+    20: "int8",
+    21: "int2",
+    23: "int4",
+    26: "oid",
+    700: "float4",
+    701: "float8",
+    1700: "numeric",
+}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How checks are run and how much of their rows is shown."""
+
+    jobs: int = 2
+    timeout_s: float = 60
+    sample: int = 5
+    masked_columns: Collection[str] = field(default_factory=tuple)
+
+
+def check_database(
+    *,
+    server: Server,
+    database: str,
+    documents: Sequence[Mapping[str, Any]],
+    tags: Sequence[str] = (),
+    parameters: Mapping[str, Any] | None = None,
+    limits: Limits | None = None,
+    fail_on: str = "error",
+    junit: str | None = None,
+    write_files: bool = True,
+) -> dict[str, Any]:
+    """Run the checks of parsed suites in ``database`` and return the keys of a module result.
+
+    Raises `HoldfastError`: ``suite_invalid`` or ``option_invalid`` before anything is run, ``check_failed`` with the
+    same keys in its details when checks failed that ``fail_on`` counts.
+    """
+    limits = limits or Limits()
+    if limits.jobs < 1 or limits.sample < 0 or not 0.001 <= limits.timeout_s <= MAX_TIMEOUT_S:
+        raise HoldfastError(
+            code="option_invalid",
+            msg="jobs is %d, sample is %d, timeout_s is %s." % (limits.jobs, limits.sample, limits.timeout_s),
+            hint="jobs is at least 1, sample at least 0, timeout_s above 0 and at most %d." % MAX_TIMEOUT_S,
+        )
+    if not documents:
+        raise HoldfastError(
+            code="option_invalid",
+            msg="No suite was given, so nothing would be checked.",
+            hint="Name at least one file or directory in suites.",
+        )
+    suites = parse_suites(documents, overrides=parameters)
+    selected = select_checks(suites, tags)
+    if junit:
+        refuse_unwritable(junit)
+    started = time.monotonic()
+    results = run_checks(server=server, database=database, checks=selected, limits=limits)
+    duration_s = round(time.monotonic() - started, 3)
+    answer: dict[str, Any] = {"changed": False, "results": results, "duration_s": duration_s, "junit": junit}
+    answer.update(count_results(results))
+    answer["summary"] = summarize(answer, database=database)
+    if junit and write_files:
+        write_junit(junit, junit_xml(results, fail_on=fail_on))
+    counted = [result for result in results if result["status"] == "failed" and counts(result, fail_on=fail_on)]
+    if counted:
+        raise check_failure(counted, answer, database=database)
+    return answer
+
+
+def counts(result: Mapping[str, Any], *, fail_on: str) -> bool:
+    """Return whether a failed check with this severity fails the whole task."""
+    return result["severity"] in {"error": ("error",), "warning": ("error", "warning"), "never": ()}[fail_on]
+
+
+def count_results(results: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Return the numbers of checks by what they mean: failed (error), warned, noted (info), passed, skipped."""
+    failed = [result["severity"] for result in results if result["status"] == "failed"]
+    statuses = [result["status"] for result in results]
+    return {
+        "failed_checks": failed.count("error"),
+        "warned_checks": failed.count("warning"),
+        "noted_checks": failed.count("info"),
+        "passed_checks": statuses.count("passed"),
+        "skipped_checks": statuses.count("skipped"),
+    }
+
+
+def summarize(answer: Mapping[str, Any], *, database: str) -> str:
+    """Return one sentence with the numbers."""
+    parts = ["%d of %d checks passed" % (answer["passed_checks"], len(answer["results"]))]
+    parts.extend(
+        "%d %s" % (answer[key], word)
+        for key, word in (
+            ("failed_checks", "failed"),
+            ("warned_checks", "gave a warning"),
+            ("noted_checks", "gave a notice"),
+            ("skipped_checks", "skipped"),
+        )
+        if answer[key]
+    )
+    return "Database %s: %s (%.1f s)." % (show(database), ", ".join(parts), answer["duration_s"])
+
+
+def check_failure(counted: Sequence[Mapping[str, Any]], answer: Mapping[str, Any], *, database: str) -> HoldfastError:
+    """Return the error that names the first three checks that did not hold, with their facts."""
+    first = ["%s (%s): %s" % (result["name"], result["suite"], result["message"]) for result in counted[:3]]
+    more = " And %d more." % (len(counted) - 3) if len(counted) > 3 else ""
+    return HoldfastError(
+        code="check_failed",
+        msg="%d of %d checks did not hold in database %s. %s.%s"
+        % (len(counted), len(answer["results"]), show(database), "; ".join(first), more),
+        hint="Each result has its sample of rows; mend the data or the check, then run the task again.",
+        **answer,
+    )
+
+
+def run_checks(
+    *, server: Server, database: str, checks: Sequence[tuple[Suite, Check]], limits: Limits
+) -> list[dict[str, Any]]:
+    """Run ``checks`` on ``limits.jobs`` connections in one snapshot and return their results in the same order.
+
+    Each check has its own read-only transaction, so that an error in one says nothing about another. A further
+    connection keeps the snapshot. Raises `HoldfastError` when the server cannot be reached or the snapshot is lost.
+    """
+    # Unlike every other session's, so that checks of sessions can leave out those of this run.
+    application_name = "holdfast pg_check %s" % secrets.token_hex(3)
+
+    def connect() -> Connection:
+        return _connect(server, database, application_name)
+
+    with contextlib.closing(connect()) as keeper, keeper.cursor() as cursor:
+        cursor.execute(BEGIN)
+        cursor.execute(EXPORT_SNAPSHOT)
+        row = cursor.fetchone()
+        assert row is not None
+        snapshot = str(row[0])
+        version = server_version(keeper) // 10000
+        queue: SimpleQueue[int] = SimpleQueue()
+        for position in range(len(checks)):
+            queue.put(position)
+        results: list[dict[str, Any] | None] = [None] * len(checks)
+
+        def work() -> None:
+            with contextlib.ExitStack() as stack:
+                connection: Connection | None = None
+                for position in _taken(queue):
+                    suite, check = checks[position]
+                    reason = _reason_to_skip(check, version)
+                    if reason:
+                        results[position] = _result(suite, check, status="skipped", message=reason)
+                        continue
+                    if connection is None or connection.closed:
+                        connection = stack.enter_context(contextlib.closing(connect()))
+                    results[position] = _run_check(connection, suite, check, snapshot=snapshot, limits=limits)
+
+        workers = max(1, min(limits.jobs, len(checks)))
+        with ThreadPoolExecutor(max_workers=workers) as pool:
+            futures = [pool.submit(work) for _ in range(workers)]
+            try:
+                for future in futures:
+                    future.result()
+            finally:
+                for _ in _taken(queue):  # after a failure the other connections stop at their next check
+                    pass
+    return [result for result in results if result is not None]
+
+
+def _taken(queue: SimpleQueue[int]) -> Iterator[int]:
+    with contextlib.suppress(Empty):
+        while True:
+            yield queue.get_nowait()
+
+
+def _connect(server: Server, database: str, application_name: str) -> Connection:
+    connection = server.connect(
+        database, application_name=application_name, settings={"default_transaction_read_only": "on"}
+    )
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(KEEP_ALIVE)
+        others = tuple(oid for oid in psycopg2.extensions.string_types if oid not in _NATIVE_TYPES)
+        as_text = psycopg2.extensions.new_type(others, "HOLDFAST_TEXT", lambda value, _cursor: value)
+        psycopg2.extensions.register_type(as_text, connection)
+    except psycopg2.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def _reason_to_skip(check: Check, version: int) -> str:
+    if check.min_server_version is not None and version < check.min_server_version:
+        return "needs PostgreSQL %d or newer, the server is %d" % (check.min_server_version, version)
+    if check.max_server_version is not None and version > check.max_server_version:
+        return "is for PostgreSQL up to %d, the server is %d" % (check.max_server_version, version)
+    return ""
+
+
+def _run_check(connection: Connection, suite: Suite, check: Check, *, snapshot: str, limits: Limits) -> dict[str, Any]:
+    timeout_s = check.timeout_s if check.timeout_s is not None else limits.timeout_s
+    with connection.cursor() as cursor:
+        try:
+            cursor.execute(IMPORT_SNAPSHOT, {"snapshot": snapshot, "timeout_ms": max(1, math.ceil(timeout_s * 1000))})
+        except psycopg2.Error as exc:
+            raise HoldfastError(
+                code="connection_failed",
+                msg="The snapshot of the checks was lost before %s: %s" % (show(check.name), _primary(exc)),
+                hint="A session of this run was ended from outside; see the server's log, then run the checks again.",
+            ) from exc
+        started = time.monotonic()
+        try:
+            outcome = _ask(cursor, suite, check, sample=limits.sample)
+        except (psycopg2.Error, UnicodeError) as exc:
+            elapsed_ms = (time.monotonic() - started) * 1000
+            message = _primary(exc)
+            if getattr(exc, "pgcode", None) == errorcodes.QUERY_CANCELED and elapsed_ms >= timeout_s * 1000:
+                message = "did not finish within %g s" % timeout_s
+            _roll_back(connection)
+            return _result(suite, check, status="failed", message=message, duration_ms=elapsed_ms, errored=True)
+        elapsed_ms = (time.monotonic() - started) * 1000
+        _roll_back(connection)
+    return _judged(suite, check, outcome, duration_ms=elapsed_ms, limits=limits)
+
+
+def _roll_back(connection: Connection) -> None:
+    if not connection.closed:
+        with connection.cursor() as cursor:
+            cursor.execute("ROLLBACK")
+
+
+def _ask(cursor: Any, suite: Suite, check: Check, *, sample: int) -> Outcome:
+    """Run the query and return what it says; raises the driver's errors."""
+    rows_wanted = max(sample, check.expectation.rows_needed)
+    query = next(iter(split_statements(check.sql)))
+    countable = bool(_QUERY.match(query))
+    if countable:
+        query = COUNT_AND_SAMPLE % (query, max(1, rows_wanted))
+    cursor.execute(query, dict(suite.parameters) if suite.parameters else None)
+    if cursor.description is None:
+        raise psycopg2.ProgrammingError("the statement returns no rows; a check is a query")
+    columns = tuple(column.name for column in cursor.description)
+    if not countable:
+        return Outcome(columns, cursor.rowcount, cursor.fetchmany(max(1, rows_wanted)))
+    rows = cursor.fetchall()
+    return Outcome(columns[1:], int(rows[0][0]) if rows else 0, [row[1:] for row in rows])
+
+
+def _primary(exc: Exception) -> str:
+    text = getattr(getattr(exc, "diag", None), "message_primary", None) or str(exc)
+    return " ".join(text.split())
+
+
+def _judged(suite: Suite, check: Check, outcome: Outcome, *, duration_ms: float, limits: Limits) -> dict[str, Any]:
+    hidden = {name.casefold() for name in limits.masked_columns}
+    masked = [column.casefold() in hidden for column in outcome.columns]
+    verdict = judge(check.expectation, outcome, hide=any(masked))
+    sample = []
+    if not verdict.passed:
+        names = _distinct(outcome.columns)
+        sample = [
+            {name: MASK if hide else jsonable(value) for name, hide, value in zip(names, masked, row)}
+            for row in outcome.rows[: limits.sample]
+        ]
+    message = verdict.message
+    if not verdict.passed and check.expectation.kind in ("no_rows", "rows") and sample:
+        message += "; first: " + ", ".join("%s %s" % (name, show(value, 80)) for name, value in sample[0].items())
+    value = MASK if any(masked) and verdict.value is not None else jsonable(verdict.value)
+    return _result(
+        suite,
+        check,
+        status="passed" if verdict.passed else "failed",
+        message=message,
+        rows=outcome.row_count,
+        value=value,
+        sample=sample,
+        duration_ms=duration_ms,
+    )
+
+
+def _distinct(columns: Sequence[str]) -> list[str]:
+    """Return the names with a number added where one repeats, so that none is lost as a key."""
+    names: list[str] = []
+    for column in columns:
+        name, number = column, 1
+        while name in names:
+            number += 1
+            name = "%s_%d" % (column, number)
+        names.append(name)
+    return names
+
+
+def jsonable(value: Any) -> Any:
+    """Return a value that JSON holds without loss: numeric as text with all its digits, long text shortened."""
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    text = format(value, "f") if isinstance(value, Decimal) and value.is_finite() else str(value)
+    return text if len(text) <= LONGEST_VALUE else text[:LONGEST_VALUE] + "..."
+
+
+def _result(
+    suite: Suite,
+    check: Check,
+    *,
+    status: str,
+    message: str,
+    rows: int | None = None,
+    value: Any = None,
+    sample: Sequence[Mapping[str, Any]] = (),
+    duration_ms: float = 0,
+    errored: bool = False,
+) -> dict[str, Any]:
+    return {
+        "suite": suite.name,
+        "name": check.name,
+        "description": check.description,
+        "severity": check.severity,
+        "status": status,
+        "errored": errored,
+        "message": message,
+        "rows": rows,
+        "value": value,
+        "sample": list(sample),
+        "duration_ms": round(duration_ms, 1),
+        "tags": list(check.tags),
+        "file": suite.file,
+        "line": check.line,
+    }

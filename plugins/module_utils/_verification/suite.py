@@ -1,0 +1,320 @@
+# Copyright: Holdfast maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Suites of checks: what a parsed YAML file must look like, and refusals that name file, line and key."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
+from ansible_collections.holdfast.postgres.plugins.module_utils._verification.expectation import (
+    Expectation,
+    parse_expectation,
+)
+from ansible_collections.holdfast.postgres.plugins.module_utils._verification.place import Place, kind_of
+
+SEVERITIES = ("error", "warning", "info")
+SUITE_KEYS = ("suite", "description", "parameters", "checks")
+CHECK_KEYS = (
+    "name",
+    "description",
+    "severity",
+    "tags",
+    "timeout_s",
+    "min_server_version",
+    "max_server_version",
+    "sql",
+    "expect",
+)
+MAX_TIMEOUT_S = 86_400
+
+# The lexical structure of SQL, as far as needed to find a semicolon that ends a statement
+# (https://www.postgresql.org/docs/current/sql-syntax-lexical.html).
+_LEXEME = re.compile(
+    r"""
+      --[^\n]*
+    | /\* | \*/
+    | \b[eE]'(?:[^'\\]|\\.|'')*'
+    | '(?:[^']|'')*'
+    | "(?:[^"]|"")*"
+    | (?<![\w$])\$(?P<tag>(?:[^\W\d]\w*)?)\$.*?\$(?P=tag)\$
+    | ;
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_PERCENT = re.compile(r"%(?:%|\((?P<name>[^()]*)\)s|.?)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One query and what is expected of it; versions are major versions, both inclusive."""
+
+    name: str
+    sql: str
+    expectation: Expectation
+    description: str = ""
+    severity: str = "error"
+    tags: tuple[str, ...] = ()
+    timeout_s: float | None = None
+    min_server_version: int | None = None
+    max_server_version: int | None = None
+    line: int | None = None
+
+
+@dataclass(frozen=True)
+class Suite:
+    """The checks of one file. Without parameters a percent sign in SQL is a percent sign."""
+
+    name: str
+    file: str
+    checks: tuple[Check, ...]
+    description: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+def parse_suites(documents: Sequence[Mapping[str, Any]], *, overrides: Mapping[str, Any] | None = None) -> list[Suite]:
+    """Return the suites of parsed files, with ``overrides`` in place of the parameters' defaults.
+
+    A document has ``file``, ``content`` (what the YAML said) and ``lines`` (see `Place`). Raises `HoldfastError`
+    with the code ``suite_invalid``, or ``option_invalid`` for an override that no suite knows.
+    """
+    overrides = overrides or {}
+    suites: list[Suite] = []
+    for document in documents:
+        place = Place(str(document.get("file") or "suite"), document.get("lines") or {})
+        suite = parse_suite(document.get("content"), place, overrides=overrides)
+        for other in suites:
+            if other.name == suite.name:
+                raise place.at("suite").refusal(
+                    "the suite %r is also in %s." % (suite.name, other.file), hint="Give each suite a name of its own."
+                )
+        suites.append(suite)
+    known = {name for suite in suites for name in suite.parameters}
+    for name, value in overrides.items():
+        if name not in known:
+            raise HoldfastError(
+                code="option_invalid",
+                msg="The parameter %r is in none of the suites." % name,
+                hint="Parameters of these suites: %s." % (", ".join(sorted(known)) or "none"),
+            )
+        if not _bindable(value):
+            raise HoldfastError(
+                code="option_invalid",
+                msg="The parameter %r is %s; the driver binds a single value or a list." % (name, kind_of(value)),
+                hint="Give a number, a text, a boolean or a list of them.",
+            )
+    return suites
+
+
+def parse_suite(content: Any, place: Place, *, overrides: Mapping[str, Any] | None = None) -> Suite:
+    """Return the suite of one file; raises `HoldfastError` (``suite_invalid``)."""
+    mapping = place.mapping(content, what="the suite", allowed=SUITE_KEYS)
+    file_name = re.sub(r"\.(ya?ml|json)$", "", re.split(r"[/\\]", place.file)[-1])
+    name = _text(mapping, "suite", place, default=file_name)
+    parameters = _parse_parameters(mapping.get("parameters"), place.at("parameters"))
+    checks_place = place.at("checks")
+    entries = mapping.get("checks")
+    if not isinstance(entries, list) or not entries:
+        raise checks_place.refusal("the suite %r has no checks." % name, hint="List at least one under checks:.")
+    checks: list[Check] = []
+    lines: dict[str, int | None] = {}
+    for position, entry in enumerate(entries):
+        check = _parse_check(entry, checks_place.at(position), parameters=parameters)
+        if check.name in lines:
+            first = lines[check.name]
+            raise checks_place.at(position, "name").refusal(
+                "two checks are named %r%s." % (check.name, "" if first is None else " (the first in line %d)" % first),
+                hint="Give each check a name of its own; results and history are kept by name.",
+            )
+        lines[check.name] = check.line
+        checks.append(check)
+    overridden = {key: value for key, value in (overrides or {}).items() if key in parameters}
+    return Suite(
+        name=name,
+        file=place.file,
+        checks=tuple(checks),
+        description=_text(mapping, "description", place, default=""),
+        parameters={**parameters, **overridden},
+    )
+
+
+def _parse_parameters(value: Any, place: Place) -> dict[str, Any]:
+    if value is None:
+        return {}
+    parameters = place.mapping(value, what="parameters")
+    for name, default in parameters.items():
+        if not re.fullmatch(r"[^\W\d]\w*", name):
+            raise place.at(name).refusal(
+                "%r cannot name a parameter." % name, hint="Use letters, digits and underscores."
+            )
+        if not _bindable(default):
+            raise place.at(name).refusal(
+                "the parameter %r is %s." % (name, kind_of(default)),
+                hint="Give a number, a text, a boolean or a list of them.",
+            )
+    return parameters
+
+
+def _bindable(value: Any) -> bool:
+    if isinstance(value, list):
+        return not any(isinstance(item, (list, dict)) or not _bindable(item) for item in value)
+    return not isinstance(value, dict) and not (isinstance(value, str) and "\x00" in value)
+
+
+def _parse_check(value: Any, place: Place, *, parameters: Mapping[str, Any]) -> Check:
+    mapping = place.mapping(value, what="a check", allowed=CHECK_KEYS)
+    name = _text(mapping, "name", place)
+    severity = mapping.get("severity", "error")
+    if severity not in SEVERITIES:
+        raise place.at("severity").refusal(
+            "the severity %r of the check %r is unknown." % (severity, name),
+            hint="An error fails the task, a warning is reported, an info is noted.",
+            allowed=SEVERITIES,
+        )
+    sql = _text(mapping, "sql", place)
+    _refuse_bad_sql(sql, place.at("sql"), parameters=parameters)
+    if "expect" not in mapping:
+        raise place.refusal(
+            "the check %r does not say what it expects." % name,
+            hint="Add expect: no_rows, or a condition on rows, scalar or set.",
+        )
+    lowest, highest = (_version(mapping, key, place) for key in ("min_server_version", "max_server_version"))
+    if lowest is not None and highest is not None and lowest > highest:
+        raise place.at("max_server_version").refusal(
+            "no server is both at least %d and at most %d." % (lowest, highest), hint="Exchange the two versions."
+        )
+    return Check(
+        name=name,
+        sql=sql,
+        expectation=parse_expectation(mapping["expect"], place.at("expect")),
+        description=_text(mapping, "description", place, default=""),
+        severity=severity,
+        tags=_tags(mapping.get("tags"), place.at("tags")),
+        timeout_s=_timeout(mapping, place),
+        min_server_version=lowest,
+        max_server_version=highest,
+        line=place.line,
+    )
+
+
+def _text(mapping: Mapping[str, Any], key: str, place: Place, *, default: str | None = None) -> str:
+    value = mapping.get(key)
+    if value is None and default is not None:
+        return default
+    if isinstance(value, str) and value.strip() and "\x00" not in value:
+        return value.strip()
+    problem = "%s is %s" % (
+        key,
+        "missing" if key not in mapping else "empty" if value in (None, "") else kind_of(value),
+    )
+    if isinstance(value, str) and "\x00" in value:
+        problem = "%s holds a NUL character" % key
+    elif isinstance(value, str):
+        problem = "%s is empty" % key
+    raise place.at(key).refusal(problem + ".", hint="Write a text for %s." % key)
+
+
+def _tags(value: Any, place: Place) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(tag, str) and tag for tag in value):
+        raise place.refusal("tags are a list of words.", hint="Write tags: [integrity, money].")
+    return tuple(value)
+
+
+def _timeout(mapping: Mapping[str, Any], place: Place) -> float | None:
+    value = mapping.get("timeout_s")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.001 <= value <= MAX_TIMEOUT_S:
+        raise place.at("timeout_s").refusal(
+            "timeout_s is a number of seconds, at most %d." % MAX_TIMEOUT_S, hint="Write for example timeout_s: 30."
+        )
+    return float(value)
+
+
+def _version(mapping: Mapping[str, Any], key: str, place: Place) -> int | None:
+    value = mapping.get(key)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 10 <= value <= 99):
+        raise place.at(key).refusal("%s is a major version." % key, hint="Write for example %s: 15." % key)
+    return value
+
+
+def _refuse_bad_sql(sql: str, place: Place, *, parameters: Mapping[str, Any]) -> None:
+    statements = list(split_statements(sql))
+    if not statements:
+        raise place.refusal("the SQL holds no statement.", hint="Write one query.")
+    if len(statements) > 1:
+        raise place.refusal(
+            "the SQL holds %d statements." % len(statements),
+            hint="Write one query per check; join several questions with UNION ALL.",
+        )
+    if not parameters:
+        return
+    for match in _PERCENT.finditer(sql):
+        name = match.group("name")
+        if name is not None and name not in parameters:
+            raise place.refusal(
+                "the SQL uses the parameter %r, which the suite does not have." % name,
+                hint="Add it under parameters:.",
+                allowed=parameters,
+            )
+        if name is None and match.group() != "%%":
+            raise place.refusal(
+                "a single percent sign stands before %r." % sql[match.start() + 1 : match.start() + 11],
+                hint="In a suite with parameters write %% for a percent sign, and %(name)s for a parameter.",
+            )
+
+
+def split_statements(sql: str) -> Iterable[str]:
+    """Yield the statements of ``sql`` without the semicolons that end them; comments alone are none.
+
+    Quotes, dollar quotes and nested comments are understood, as the server reads them with
+    standard_conforming_strings on.
+    """
+    start = position = depth = 0
+    solid = []  # what of the statement is neither comment nor white space
+    while True:
+        match = _LEXEME.search(sql, position) if not depth else re.compile(r"/\*|\*/").search(sql, position)
+        end = len(sql) if match is None else match.start()
+        if not depth:
+            solid.append(sql[position:end])
+        lexeme = "" if match is None else match.group()
+        if match is None or (lexeme == ";" and not depth):
+            if "".join(solid).strip():
+                yield sql[start:end].strip()
+            if match is None:
+                return
+            start, solid = match.end(), []
+        elif lexeme == "/*":
+            depth += 1
+        elif lexeme == "*/":
+            depth -= 1 if depth else 0
+        elif not lexeme.startswith("--"):
+            solid.append(lexeme)
+        position = match.end()
+
+
+def select_checks(suites: Sequence[Suite], tags: Sequence[str]) -> list[tuple[Suite, Check]]:
+    """Return the checks in order, those with one of ``tags`` when any is given.
+
+    Raises `HoldfastError` (``option_invalid``) for a tag that no check has: a mistyped tag must not pass as success.
+    """
+    known = {tag for suite in suites for check in suite.checks for tag in check.tags}
+    for tag in tags:
+        if tag not in known:
+            raise HoldfastError(
+                code="option_invalid",
+                msg="No check of these suites has the tag %r." % tag,
+                hint="Tags of these suites: %s." % (", ".join(sorted(known)) or "none"),
+            )
+    return [
+        (suite, check)
+        for suite in suites
+        for check in suite.checks
+        if not tags or any(tag in check.tags for tag in tags)
+    ]
