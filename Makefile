@@ -109,6 +109,10 @@ docs: dev ## Render the documentation of every module and resolve every link
 sanity: dev ## ansible-test sanity on the built and installed artifact
 	@.ci/sanity
 
+.PHONY: reference
+reference: dev ## Generate docs/reference from the code
+	@.venv/bin/python .ci/reference.py
+
 .PHONY: changelog
 changelog: export PATH := $(CURDIR)/.venv/bin:$(PATH)
 changelog: dev ## Generate CHANGELOG.md from changelogs/fragments

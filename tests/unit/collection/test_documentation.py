@@ -1,0 +1,74 @@
+# Copyright: Holdfast maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Documentation that can be followed: links lead somewhere, commands exist, generated pages are current."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import runpy
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+PAGES = sorted(
+    path
+    for pattern in ("*.md", "docs/**/*.md", "roles/*/*.md", "examples/**/*.md", "benchmarks/*.md", "molecule/*.md")
+    for path in ROOT.glob(pattern)
+    if path.name != "CHANGELOG.md"
+)
+LINK = re.compile(r"\[[^\]]*\]\(<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\)")
+
+
+def prose(path: pathlib.Path) -> str:
+    """The text of a page without its code blocks."""
+    return re.sub(r"^(```|~~~).*?^\1[ \t]*$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(path: pathlib.Path) -> set[str]:
+    """The anchors that the headings of a page get."""
+    headings = re.findall(r"^#+\s+(.+?)\s*#*$", prose(path), flags=re.MULTILINE)
+    slugs = (re.sub(r"[^\w\- ]", "", re.sub(r"[`*]", "", heading).lower()).replace(" ", "-") for heading in headings)
+    return set(slugs)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_to_files_and_headings(page):
+    broken = []
+    for link in LINK.findall(prose(page)):
+        if re.match(r"[a-z]+:", link):
+            continue
+        name, _sep, anchor = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        if not target.exists() or (anchor and target.suffix == ".md" and anchor not in anchors(target)):
+            broken.append(link)
+    assert broken == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_make_commands_exist(page):
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    text = page.read_text(encoding="utf-8")
+    named = set(re.findall(r"(?:^|[`$(]\s*)make ([a-z-]+)", text, flags=re.MULTILINE))
+    assert named <= targets
+
+
+def test_every_page_is_reachable_from_the_readme():
+    seen: set[pathlib.Path] = set()
+    waiting = [ROOT / "README.md"]
+    while waiting:
+        page = waiting.pop()
+        if page in seen or not page.is_file():
+            continue
+        seen.add(page)
+        for link in LINK.findall(prose(page)):
+            target = (page.parent / link.partition("#")[0]).resolve()
+            waiting += sorted(target.glob("*.md")) if target.is_dir() else [target] if target.suffix == ".md" else []
+    missing = sorted(str(page.relative_to(ROOT)) for page in set(PAGES) - seen if "docs" in page.parts)
+    assert missing == []
+
+
+def test_page_of_error_codes_is_current():
+    generator = runpy.run_path(str(ROOT / ".ci" / "reference.py"))
+    assert generator["PAGE"].read_text(encoding="utf-8") == generator["page"](), "run: make reference"
