@@ -11,11 +11,11 @@ from typing import Any
 CODES: dict[str, str] = {
     "archive_corrupt": "An archive is truncated, altered or incomplete; it is not a backup.",
     "archive_not_found": "No archive with that path or id, or no good one at all.",
+    "authentication_failed": "The server refused the role or its password.",
     "check_failed": "A check of severity error did not hold.",
     "client_too_old": "The client programs are older than the server.",
     "confirm_required": "A destructive action needs the exact name of the live database as confirmation.",
     "connection_failed": "The server cannot be reached or does not answer.",
-    "authentication_failed": "The server refused the role or its password.",
     "database_in_use": "Other sessions are connected and did not leave in time.",
     "database_invalid": "The database is left over from an interrupted DROP DATABASE and cannot be used.",
     "database_not_found": "No database with that name on this server.",
