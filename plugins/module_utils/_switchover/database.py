@@ -95,6 +95,14 @@ SELECT s.subdbid, 'subscription', s.subname::text, pg_catalog.pg_get_userbyid(s.
  ORDER BY 1, 2, 3
 """
 
+READ_RIGHTS = """
+SELECT r.rolsuper, r.rolcreatedb,
+       ARRAY (SELECT d.datname::text FROM pg_catalog.pg_database AS d
+               WHERE d.oid = ANY (%s::oid[]) AND NOT pg_catalog.pg_has_role(d.datdba, 'USAGE') ORDER BY 1)
+  FROM pg_catalog.pg_roles AS r
+ WHERE r.rolname = current_user
+"""
+
 READ_SIZE = """
 SELECT CASE WHEN d.datconnlimit <> -2
              AND (pg_catalog.has_database_privilege(d.oid, 'CONNECT')
@@ -280,6 +288,21 @@ def get_database(*, connection: Connection, name: str) -> Database:
     return database
 
 
+def lacking_rights(*, connection: Connection, databases: Sequence[Database]) -> list[str]:
+    """Return what the role lacks to rename or copy ``databases``: CREATEDB, or the ownership of some of them.
+
+    A superuser lacks nothing (https://www.postgresql.org/docs/current/sql-alterdatabase.html).
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(READ_RIGHTS, ([database.oid for database in databases],))
+        row = cursor.fetchone()
+    assert row is not None
+    superuser, createdb, foreign = row
+    if superuser:
+        return []
+    return ([] if createdb else ["CREATEDB"]) + ["ownership of %r" % name for name in foreign]
+
+
 def database_size(*, connection: Connection, oid: int) -> int | None:
     """Return the size of a database in bytes, or None when it is invalid, gone or not ours to measure."""
     with connection.cursor() as cursor:
@@ -437,11 +460,16 @@ def read_write_counters(*, server: Server, database: str) -> dict[str, Any]:
 
 
 def databases_info(
-    *, server: Server, databases: Sequence[str] | None = None, write_counters: bool = False
+    *,
+    server: Server,
+    databases: Sequence[str] | None = None,
+    write_counters: bool = False,
+    write_counters_of: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the facts of ``databases`` (by default of all but the templates) and of their server.
 
-    Names without a database are listed in ``missing``; a database that vanishes meanwhile is left out.
+    With ``write_counters`` writes are counted in all of them, else in those of ``write_counters_of``, which takes a
+    connection into each. Names without a database are listed in ``missing``; a database that vanishes meanwhile is left out.
     """
     with server.session(server.maintenance_db, application_name="holdfast info") as connection:
         prepare_session(connection)
@@ -458,7 +486,7 @@ def databases_info(
         for database in found:
             with contextlib.suppress(_Vanished):
                 entry = _database_info(connection, database, blockers[database.oid])
-                if write_counters:
+                if write_counters or database.name in write_counters_of:
                     entry.update(_write_counters(server, database))
                 entries.append(entry)
     present = {database.name for database in found}

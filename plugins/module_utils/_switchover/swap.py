@@ -37,6 +37,7 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.data
     Session,
     find_database,
     get_database,
+    lacking_rights,
     list_databases,
     prepare_session,
     read_blockers,
@@ -68,14 +69,6 @@ PREDECESSOR_TIMEOUT_S = 5
 RETIRED_SUFFIX = "_retired_"
 
 RENAME = "ALTER DATABASE {} RENAME TO {}"
-
-READ_RIGHTS = """
-SELECT r.rolsuper, r.rolcreatedb,
-       ARRAY (SELECT d.datname::text FROM pg_catalog.pg_database AS d
-               WHERE d.oid = ANY (%s::oid[]) AND NOT pg_catalog.pg_has_role(d.datdba, 'USAGE') ORDER BY 1)
-  FROM pg_catalog.pg_roles AS r
- WHERE r.rolname = current_user
-"""
 
 READ_LOCK_HOLDER = """
 SELECT l.pid
@@ -526,19 +519,13 @@ class _Swap:
 
 
 def _require_rights(connection: Connection, databases: Sequence[Database]) -> None:
-    """Raise `HoldfastError` unless this role may rename them (ALTER DATABASE, Notes: owner and CREATEDB)."""
-    with connection.cursor() as cursor:
-        cursor.execute(READ_RIGHTS, ([database.oid for database in databases],))
-        row = cursor.fetchone()
-    superuser, createdb, foreign = row if row is not None else (False, False, [d.name for d in databases])
-    if superuser or (createdb and not foreign):
-        return
-    lacking = ([] if createdb else ["CREATEDB"]) + ["ownership of %r" % name for name in foreign]
-    raise HoldfastError(
-        code="permission_denied",
-        msg="This role cannot rename the databases; it lacks %s." % " and ".join(lacking),
-        hint="Connect as a superuser, or as a role with CREATEDB that owns both databases. Nothing was touched.",
-    )
+    lacking = lacking_rights(connection=connection, databases=databases)
+    if lacking:
+        raise HoldfastError(
+            code="permission_denied",
+            msg="This role cannot rename the databases; it lacks %s." % " and ".join(lacking),
+            hint="Connect as a superuser, or as a role with CREATEDB that owns both databases. Nothing was touched.",
+        )
 
 
 def _limit_waits(connection: Connection, timeout_s: float) -> None:

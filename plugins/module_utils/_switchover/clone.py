@@ -1,0 +1,500 @@
+# Copyright: Holdfast maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Copying a database beside itself, with everything that is keyed by its OID.
+
+The copy is made under a temporary name and closed to everybody; in one transaction it then gets the properties, its
+final name and its connections. So a database under the final name is complete, and what a killed run leaves is
+recognised and removed by the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection import (
+    Server,
+    check_name,
+    refuse_standby,
+    server_version,
+    suffixed_name,
+)
+from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
+from ansible_collections.holdfast.postgres.plugins.module_utils._core.properties import (
+    DatabaseProperties,
+    apply_properties,
+    create_database,
+    missing_roles,
+    property_differences,
+    read_properties,
+)
+from ansible_collections.holdfast.postgres.plugins.module_utils._core.waiting import wait_until
+from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.database import (
+    Database,
+    Session,
+    database_size,
+    file_copy_methods,
+    find_database,
+    free_bytes,
+    get_database,
+    lacking_rights,
+    list_databases,
+    prepare_session,
+    read_blockers,
+    read_occupants,
+    read_sessions,
+    transaction,
+)
+from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.drain import in_use
+
+with contextlib.suppress(ImportError):  # reported by connection.require_driver()
+    import psycopg2
+    from psycopg2 import errorcodes, sql
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+else:
+    Connection = Any
+
+STRATEGIES = ("auto", "wal_log", "file_copy", "clone")
+
+#: Below this size the two checkpoints of a file copy cost more than writing the copy to the WAL.
+WAL_LOG_MAX_BYTES = 64 * 1024 * 1024
+
+#: How long check mode watches whether sessions come and go.
+PREDICTION_TIMEOUT_S = 1
+
+#: Ends the name of an unfinished copy: the number is the server process that makes it.
+TEMPORARY_SUFFIX = ".holdfast-clone-%d"
+TEMPORARY_NAME = re.compile(r".*\.holdfast-clone-(\d+)", re.DOTALL)
+
+# What file systems answer that cannot clone files; the server has no SQLSTATE of its own for it.
+CANNOT_CLONE = ("XX000", "0A000", "58030")
+
+# Object in use, lock not available, query canceled.
+GIVEN_UP = ("55006", "55P03", "57014")
+
+READ_COLLATION_VERSIONS = """
+SELECT d.datcollversion, pg_catalog.pg_database_collation_actual_version(d.oid)
+  FROM pg_catalog.pg_database AS d
+ WHERE d.oid = %s
+"""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is about to be copied, how, and what it takes."""
+
+    source: Database
+    properties: DatabaseProperties
+    strategy: str
+    size_bytes: int | None
+    free_bytes: int | None
+    free_reason: str | None
+    stale: Sequence[Database]
+
+
+def clone_database(
+    *,
+    server: Server,
+    source: str,
+    target: str,
+    strategy: str = "auto",
+    drain_timeout_s: float = 5,
+    min_free_bytes: int | None = None,
+    check_mode: bool = False,
+) -> dict[str, Any]:
+    """Copy the database ``source`` to ``target`` and return the keys that the module pg_clone documents.
+
+    In check mode nothing is changed, and what circumstances forbid is told by ``possible`` and ``reason``. Otherwise
+    raises `HoldfastError` with the codes ``name_invalid``, ``option_invalid``, ``server_is_standby``,
+    ``database_not_found``, ``database_invalid``, ``target_exists``, ``permission_denied``, ``role_missing``,
+    ``unsupported``, ``destination_full``, ``swap_blocked`` or ``database_in_use``; no target exists then.
+    """
+    started = time.monotonic()
+    check_name(source)
+    check_name(target)
+    if source == target or server.maintenance_db in (source, target):
+        raise HoldfastError(
+            code="option_invalid",
+            msg="The source %r, the target %r and maintenance_db %r need different names."
+            % (source, target, server.maintenance_db),
+            hint="Set maintenance_db to a third database, such as postgres or template1.",
+        )
+    if drain_timeout_s < 0 or (min_free_bytes or 0) < 0:
+        raise HoldfastError(
+            code="option_invalid",
+            msg="drain_timeout and min_free_bytes must not be negative.",
+            hint="Correct the options; nothing was touched.",
+        )
+    with contextlib.closing(_connect(server)) as connection:
+        refuse_standby(connection)
+        plan = _plan(connection, source, target, strategy)
+        obstacles = _obstacles(connection, plan, strategy=strategy, min_free_bytes=min_free_bytes)
+        result: dict[str, Any] = {
+            "changed": True,
+            "database": source,
+            "source_oid": plan.source.oid,
+            "target": target,
+            "strategy": plan.strategy,
+            "bytes": plan.size_bytes,
+            "free_bytes": plan.free_bytes,
+            "free_reason": plan.free_reason,
+            "possible": True,
+            "reason": None,
+            "blocking_sessions": [],
+            "removed": [database.name for database in plan.stale],
+            "notices": [],
+        }
+        if check_mode:
+            sessions = _lingering(connection, plan.source, min(drain_timeout_s, PREDICTION_TIMEOUT_S))
+            if sessions:
+                obstacles.append(in_use(sessions, waited_s=min(drain_timeout_s, PREDICTION_TIMEOUT_S)))
+            return dict(
+                result,
+                changed=not obstacles,
+                possible=not obstacles,
+                reason=" ".join(error.msg for error in obstacles) or None,
+                blocking_sessions=[session.as_dict() for session in sessions],
+                duration_s=round(time.monotonic() - started, 3),
+            )
+        if obstacles:
+            raise obstacles[0]
+        _drop(connection, plan.stale)
+        copy = _Copy(server, connection, plan, target=target, drain_timeout_s=drain_timeout_s)
+        result.update(copy.make())
+    result["duration_s"] = round(time.monotonic() - started, 3)
+    return result
+
+
+def _connect(server: Server) -> Connection:
+    connection = server.connect(server.maintenance_db, application_name="holdfast clone")
+    prepare_session(connection)
+    return connection
+
+
+def choose_strategy(*, version: int, size_bytes: int | None, methods: Sequence[str]) -> str:
+    """Return how a database is copied best: ``wal_log``, ``file_copy`` or ``clone``.
+
+    Files are cloned where the server can (on Linux copy_file_range, which shares blocks on XFS and Btrfs and is the
+    fastest copy elsewhere). Small databases go through the WAL, which spares the server two checkpoints
+    (https://www.postgresql.org/docs/current/sql-createdatabase.html, STRATEGY).
+    """
+    if version < 150000:
+        return "file_copy"
+    if size_bytes is not None and size_bytes < WAL_LOG_MAX_BYTES:
+        return "wal_log"
+    return "clone" if "clone" in methods else "file_copy"
+
+
+def _plan(connection: Connection, source: str, target: str, strategy: str) -> _Plan:
+    database = get_database(connection=connection, name=source)
+    existing = find_database(connection=connection, name=target)
+    if existing is not None:
+        raise HoldfastError(
+            code="target_exists",
+            msg="Database %r exists already (OID %d, owner %s): %s."
+            % (
+                target,
+                existing.oid,
+                existing.owner,
+                "left over from an interrupted DROP DATABASE"
+                if existing.invalid
+                else "complete, since a clone gets its name last",
+            ),
+            hint="Choose another target, or drop this one when nobody needs it; nothing is overwritten.",
+            target_oid=existing.oid,
+        )
+    size_bytes = database_size(connection=connection, oid=database.oid)
+    free, reason = free_bytes(connection=connection, tablespace_oid=database.tablespace_oid)
+    if strategy == "auto":
+        methods = file_copy_methods(connection=connection)
+        strategy = choose_strategy(version=server_version(connection), size_bytes=size_bytes, methods=methods)
+    return _Plan(
+        source=database,
+        properties=read_properties(connection=connection, database=source),
+        strategy=strategy,
+        size_bytes=size_bytes,
+        free_bytes=free,
+        free_reason=reason,
+        stale=_stale_copies(connection),
+    )
+
+
+def _stale_copies(connection: Connection) -> list[Database]:
+    """Return unfinished copies whose server process has ended: nobody was ever able to connect to them."""
+    candidates = {}
+    for database in list_databases(connection=connection):
+        match = TEMPORARY_NAME.fullmatch(database.name)
+        if match and not database.allow_connections and (database.connection_limit == 0 or database.invalid):
+            candidates[database] = int(match.group(1))
+    alive = {session.pid for session in read_sessions(connection=connection, oids=(), pids=list(candidates.values()))}
+    return [database for database, pid in candidates.items() if pid not in alive]
+
+
+def _drop(connection: Connection, databases: Sequence[Database]) -> None:
+    with connection.cursor() as cursor:
+        for database in databases:
+            # One that another role made is left for that role.
+            with contextlib.suppress(psycopg2.errors.InsufficientPrivilege):
+                cursor.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(database.name)))
+
+
+def _obstacles(
+    connection: Connection, plan: _Plan, *, strategy: str, min_free_bytes: int | None
+) -> list[HoldfastError]:
+    """Return everything but sessions that forbids the copy."""
+    found: list[HoldfastError] = []
+    source = plan.source
+    lacking = lacking_rights(connection=connection, databases=[] if source.is_template else [source])
+    if lacking:
+        found.append(
+            HoldfastError(
+                code="permission_denied",
+                msg="This role cannot copy database %r; it lacks %s." % (source.name, " and ".join(lacking)),
+                hint="Connect as a superuser, or as a role with CREATEDB that owns the database.",
+            )
+        )
+    # A role can be missing only when it was dropped this moment; its grants then name a number.
+    missing = missing_roles(connection=connection, properties=plan.properties)
+    if missing:
+        found.append(
+            HoldfastError(
+                code="role_missing",
+                msg="The properties of database %r name roles that do not exist: %s."
+                % (source.name, ", ".join(missing)),
+                hint="Revoke the grants or settings of the dropped roles.",
+                roles=missing,
+            )
+        )
+    unsupported = _unsupported(connection, source, strategy)
+    if unsupported:
+        found.append(unsupported)
+    blockers = read_blockers(connection=connection, databases=[source])[source.oid]
+    prepared = [blocker.as_dict() for blocker in blockers if blocker.kind == "prepared_transaction"]
+    if prepared:
+        found.append(
+            HoldfastError(
+                code="swap_blocked",
+                msg="Database %r cannot be copied: %s." % (source.name, "; ".join(b["message"] for b in prepared)),
+                hint="COMMIT PREPARED or ROLLBACK PREPARED them; the server counts each as a session.",
+                blockers=prepared,
+            )
+        )
+    space = _too_little_space(connection, plan, min_free_bytes)
+    if space:
+        found.append(space)
+    return found
+
+
+def _unsupported(connection: Connection, source: Database, strategy: str) -> HoldfastError | None:
+    version = server_version(connection)
+    if strategy == "wal_log" and version < 150000:
+        needed = "15"
+    elif strategy == "clone" and "clone" not in file_copy_methods(connection=connection):
+        needed = "18, built for a platform that can clone files"
+    else:
+        needed = ""
+    if needed:
+        return HoldfastError(
+            code="unsupported",
+            msg="Strategy %s needs PostgreSQL %s; this is %d." % (strategy, needed, version // 10000),
+            hint="Use strategy auto, which takes the best that the server has.",
+        )
+    if version >= 150000:
+        with connection.cursor() as cursor:
+            cursor.execute(READ_COLLATION_VERSIONS, (source.oid,))
+            row = cursor.fetchone()
+        if row and row[0] is not None and row[0] != row[1]:
+            return HoldfastError(
+                code="unsupported",
+                msg="The server refuses to copy database %r, because its collation has version %s and the system's"
+                " library has %s." % (source.name, row[0], row[1]),
+                hint="Rebuild the indexes on text, then ALTER DATABASE ... REFRESH COLLATION VERSION.",
+            )
+    return None
+
+
+def _too_little_space(connection: Connection, plan: _Plan, min_free_bytes: int | None) -> HoldfastError | None:
+    if plan.free_bytes is None:
+        if not min_free_bytes:
+            return None
+        return HoldfastError(
+            code="unsupported",
+            msg="min_free_bytes is given, but free space cannot be measured: %s." % plan.free_reason,
+            hint="Run the task on the server's host, or leave min_free_bytes out.",
+        )
+    needed = plan.size_bytes or 0
+    if plan.strategy == "wal_log":
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_catalog.pg_size_bytes(pg_catalog.current_setting('max_wal_size'))")
+            row = cursor.fetchone()
+            needed += min(needed, int(row[0]) if row else 0)
+    if plan.free_bytes >= needed + (min_free_bytes or 0):
+        return None
+    return HoldfastError(
+        code="destination_full",
+        msg="A copy of database %r needs %d bytes and %d are to stay free, but the server's volume has %d free."
+        % (plan.source.name, needed, min_free_bytes or 0, plan.free_bytes),
+        hint="Drop side databases that nobody needs, or use an archive on another volume.",
+        needed_bytes=needed,
+        min_free_bytes=min_free_bytes or 0,
+        free_bytes=plan.free_bytes,
+    )
+
+
+def _lingering(connection: Connection, source: Database, timeout_s: float) -> list[Session]:
+    """Wait until everybody who is in ``source`` now has left, and return who has not.
+
+    Who comes meanwhile does not count: where clients come and go, nobody has to leave for good, and the copy itself
+    makes newcomers wait.
+    """
+    remaining: list[Session] = read_occupants(connection=connection, oids=[source.oid])
+    present = {(session.pid, session.backend_start) for session in remaining}
+
+    def gone() -> bool:
+        now = read_occupants(connection=connection, oids=[source.oid])
+        remaining[:] = [session for session in now if (session.pid, session.backend_start) in present]
+        return not remaining
+
+    if remaining:
+        wait_until(gone, timeout_s=timeout_s)
+    return remaining
+
+
+class _Copy:
+    """One copy in the making."""
+
+    def __init__(
+        self, server: Server, connection: Connection, plan: _Plan, *, target: str, drain_timeout_s: float
+    ) -> None:
+        self.server = server
+        self.connection = connection
+        self.plan = plan
+        self.target = target
+        self.drain_timeout_s = drain_timeout_s
+        self.strategy = plan.strategy
+        self.notices: list[str] = []
+
+    def make(self) -> dict[str, Any]:
+        """Copy, finish and return what there is now; on any error nothing is left."""
+        with contextlib.closing(_connect(self.server)) as worker:
+            name = suffixed_name(self.target, TEMPORARY_SUFFIX % worker.info.backend_pid)
+            try:
+                self._create_when_quiet(worker, name)
+                carried_over, oid = self._finish(name)
+            except BaseException:
+                # Without a connection the next run drops it.
+                with contextlib.suppress(psycopg2.Error):
+                    temporary = find_database(connection=self.connection, name=name)
+                    _drop(self.connection, [temporary] if temporary else [])
+                raise
+        return {
+            "target_oid": oid,
+            "strategy": self.strategy,
+            "bytes": database_size(connection=self.connection, oid=oid),
+            "carried_over": carried_over,
+            "notices": self.notices,
+        }
+
+    def _create_when_quiet(self, worker: Connection, name: str) -> None:
+        deadline = time.monotonic() + self.drain_timeout_s
+        while True:
+            sessions = _lingering(self.connection, self.plan.source, max(0.0, deadline - time.monotonic()))
+            if not sessions:
+                sessions = self._create(worker, name, deadline)
+                if not sessions:
+                    return
+            if time.monotonic() >= deadline:
+                raise in_use(sessions, waited_s=self.drain_timeout_s)
+
+    def _create(self, worker: Connection, name: str, deadline: float) -> list[Session]:
+        """Run CREATE DATABASE and return nobody, or the sessions for whose sake it was given up.
+
+        While it waits for sessions that slipped in, the server makes newcomers wait too; that is ended when the time
+        for draining is over. It runs in a thread, so that a signal can end it.
+        """
+        failures: list[HoldfastError | psycopg2.Error] = []
+        occupants: list[Session] = []
+
+        def create() -> None:
+            try:
+                self._create_database(worker, name, deadline)
+            except (HoldfastError, psycopg2.Error) as exc:
+                failures.append(exc)
+
+        def crowded() -> bool:
+            now = read_sessions(connection=self.connection, oids=[self.plan.source.oid])
+            in_the_way = [session for session in now if not session.yields]
+            occupants[:] = in_the_way or occupants
+            return bool(in_the_way) and time.monotonic() >= deadline
+
+        thread = threading.Thread(target=create, daemon=True)
+        thread.start()
+        try:
+            # Once it copies, nobody can be in the source.
+            wait_until(lambda: not thread.is_alive() or crowded(), timeout_s=math.inf, interval_s=0.02)
+        finally:
+            while thread.is_alive():
+                worker.cancel()
+                thread.join(timeout=0.5)
+        if not failures:
+            return []
+        error = failures[0]
+        if occupants and isinstance(error, HoldfastError) and error.details.get("sqlstate") in GIVEN_UP:
+            return occupants
+        raise error
+
+    def _create_database(self, worker: Connection, name: str, deadline: float) -> None:
+        with worker.cursor() as cursor:
+            limit_ms = max(100, int((deadline - time.monotonic()) * 1000))
+            cursor.execute("SELECT pg_catalog.set_config('lock_timeout', %s, false)", ("%dms" % limit_ms,))
+            if server_version(worker) >= 180000:
+                method = "clone" if self.strategy == "clone" else "copy"
+                cursor.execute("SELECT pg_catalog.set_config('file_copy_method', %s, false)", (method,))
+        try:
+            create_database(
+                connection=worker,
+                database=name,
+                properties=self.plan.properties,
+                template=self.plan.source.name,
+                strategy="wal_log" if self.strategy == "wal_log" else "file_copy",
+                connection_limit=0,
+                allow_connections=False,
+            )
+        except HoldfastError as exc:
+            if self.strategy != "clone" or exc.details.get("sqlstate") not in CANNOT_CLONE:
+                raise
+            self.notices.append("The file system cannot clone files, so they were copied: %s" % exc.msg)
+            self.strategy = "file_copy"
+            self._create_database(worker, name, deadline)
+
+    def _finish(self, name: str) -> tuple[list[str], int]:
+        """Give the copy its properties, its connections and its name, at once."""
+        temporary, target = sql.Identifier(name), sql.Identifier(self.target)
+        allow = sql.Literal(self.plan.source.allow_connections)
+        with transaction(self.connection), self.connection.cursor() as cursor:
+            carried_over = apply_properties(connection=self.connection, database=name, properties=self.plan.properties)
+            cursor.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}").format(temporary, allow))
+            try:
+                cursor.execute(sql.SQL("ALTER DATABASE {} RENAME TO {}").format(temporary, target))
+            except psycopg2.Error as exc:
+                if exc.pgcode != errorcodes.DUPLICATE_DATABASE:
+                    raise
+                raise HoldfastError(
+                    code="target_exists",
+                    msg="Database %r was created by somebody else meanwhile; the copy was dropped." % self.target,
+                    hint="Choose another target, or drop that one when nobody needs it.",
+                ) from exc
+            copied = read_properties(connection=self.connection, database=self.target)
+            for difference in property_differences(self.plan.properties, copied, ignore=("is_template",)):
+                self.notices.append("The copy differs in its %(property)s: %(before)r became %(after)r." % difference)
+            database = get_database(connection=self.connection, name=self.target)
+        return carried_over, database.oid
