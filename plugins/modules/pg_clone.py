@@ -11,8 +11,8 @@ module: pg_clone
 short_description: Copy a database beside itself, with its properties
 version_added: 0.1.0
 description:
-  - Copies a database on the same server with C(CREATE DATABASE ... TEMPLATE), and carries over what that leaves behind -
-    owner, privileges, settings of the database and of roles in it, comment, connection limit and security labels.
+  - Copies a database on the same server with C(CREATE DATABASE ... TEMPLATE), and carries over what that leaves
+    behind - owner, privileges, settings of the database and of roles in it, comment, connection limit, security labels.
   - The copy gets its name last, in the same transaction as its properties. So a database under that name is complete,
     and nothing is overwritten; running the task again is refused with V(target_exists).
   - A copy needs a moment without sessions in the source. The task waits for it without disturbing anybody, at most
@@ -34,8 +34,8 @@ options:
   strategy:
     description:
       - How the server copies.
-      - V(wal_log) writes the copy through the WAL and V(file_copy) copies files between two checkpoints (PostgreSQL 15 and
-        newer; before, every copy is of files).
+      - V(wal_log) writes the copy through the WAL and V(file_copy) copies files between two checkpoints (PostgreSQL 15
+        and newer; before, every copy is of files).
       - V(clone) lets the system copy or share files (PostgreSQL 18 and newer), which takes a moment on XFS and Btrfs.
         Where the file system refuses it, files are copied and RV(notices) says so.
       - V(auto) takes V(wal_log) below 64 MiB, else V(clone) where the server can, else V(file_copy).
@@ -114,7 +114,9 @@ reason:
   returned: success
   type: str
 blocking_sessions:
-  description: The sessions in the source that did not leave, as in RV(holdfast.postgres.pg_database_info#module:databases[].sessions).
+  description:
+    - The sessions in the source that did not leave, as in
+      RV(holdfast.postgres.pg_database_info#module:databases[].sessions).
   returned: success
   type: list
   elements: dict

@@ -11,8 +11,8 @@ module: pg_swap
 short_description: Make a side database the live one by exchanging names
 version_added: 0.1.0
 description:
-  - Renames the live database to a retired one and a side database to the live one, in one transaction. Nothing is copied
-    and nothing is dropped, so it takes milliseconds at any size, and a crash leaves the old pair of names or the new one.
+  - Renames the live database to a retired one and a side database to the live one, in one transaction. Nothing is
+    copied or dropped, so it takes milliseconds at any size, and a crash leaves the old pair of names or the new one.
   - Everything is examined before anything is touched. Then new connections to both databases are refused, sessions
     get O(drain_timeout) seconds to leave, and the names are exchanged. On any error nothing is renamed and connections
     are allowed as before.
@@ -61,14 +61,14 @@ options:
     default: 15
   keep_direct_clients_out:
     description:
-      - Whether to refuse new connections while sessions drain. Without it, clients that connect all the time can make the
-        swap fail, but a failed swap is not noticed by anybody.
+      - Whether to refuse new connections while sessions drain. Without it, clients that connect all the time can make
+        the swap fail, but nobody notices a swap that fails.
     type: bool
     default: true
   carry_over:
     description:
-      - Whether the replacement takes over what is kept by OID as the live database has it - owner, privileges, settings of the
-        database and of roles in it, comment, connection limit and security labels.
+      - Whether the replacement takes over what is kept by OID as the live database has it - owner, privileges, settings
+        of the database and of roles in it, comment, connection limit and security labels.
     type: bool
     default: true
 author:
@@ -112,8 +112,8 @@ retired_oid:
   type: int
 stall_ms:
   description:
-    - Milliseconds from the moment that new sessions were kept out (or the first pooler was told to pause) until the names
-      were exchanged and everybody could go on. Null when nothing was exchanged.
+    - Milliseconds from the moment that new sessions were kept out (or the first pooler was told to pause) until the
+      names were exchanged and everybody could go on. Null when nothing was exchanged.
   returned: success
   type: float
 poolers:
@@ -122,7 +122,8 @@ poolers:
   type: list
   elements: dict
 terminated:
-  description: The sessions that were terminated, as in RV(holdfast.postgres.pg_database_info#module:databases[].sessions).
+  description:
+    - The sessions that were terminated, as in RV(holdfast.postgres.pg_database_info#module:databases[].sessions).
   returned: success
   type: list
   elements: dict
@@ -148,9 +149,9 @@ duration_s:
   type: float
 code:
   description:
-    - V(confirm_required), V(swap_blocked) with RV(ignore:blockers), V(database_in_use) with RV(ignore:sessions), V(timeout),
-      V(target_exists), V(database_not_found), V(database_invalid), V(permission_denied), V(operation_running) or another
-      stable word.
+    - V(confirm_required), V(swap_blocked) with RV(ignore:blockers), V(database_in_use) with RV(ignore:sessions),
+      V(timeout), V(target_exists), V(database_not_found), V(database_invalid), V(permission_denied),
+      V(operation_running) or another stable word.
   returned: failure
   type: str
 """

@@ -71,6 +71,8 @@ WAL_LOG_MAX_BYTES = 64 * 1024 * 1024
 #: How long check mode watches whether sessions come and go.
 PREDICTION_TIMEOUT_S = 1
 
+HINT = "Stop these clients or pause their pooler, raise drain_timeout, or rely on an archive in place of a clone."
+
 #: Ends the name of an unfinished copy: the number is the server process that makes it.
 TEMPORARY_SUFFIX = ".holdfast-clone-%d"
 TEMPORARY_NAME = re.compile(r".*\.holdfast-clone-(\d+)", re.DOTALL)
@@ -156,7 +158,7 @@ def clone_database(
         if check_mode:
             sessions = _lingering(connection, plan.source, min(drain_timeout_s, PREDICTION_TIMEOUT_S))
             if sessions:
-                obstacles.append(in_use(sessions, waited_s=min(drain_timeout_s, PREDICTION_TIMEOUT_S)))
+                obstacles.append(in_use(sessions, waited_s=min(drain_timeout_s, PREDICTION_TIMEOUT_S), hint=HINT))
             return dict(
                 result,
                 changed=not obstacles,
@@ -413,7 +415,7 @@ class _Copy:
                 if not sessions:
                     return
             if time.monotonic() >= deadline:
-                raise in_use(sessions, waited_s=self.drain_timeout_s)
+                raise in_use(sessions, waited_s=self.drain_timeout_s, hint=HINT)
 
     def _create(self, worker: Connection, name: str, deadline: float) -> list[Session]:
         """Run CREATE DATABASE and return nobody, or the sessions for whose sake it was given up.

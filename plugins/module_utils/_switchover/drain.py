@@ -37,6 +37,8 @@ LOOK_INTERVAL_S = 0.005
 #: How long to try to let sessions in again when the server does not answer at once.
 REOPEN_TIMEOUT_S = 30
 
+STUCK_HINT = "They were told to end and have not; look at them in pg_stat_activity and at the server's log."
+
 # A closed database remembers how it was before in a setting of our own role in that database: transactional with
 # ALLOW_CONNECTIONS, possible for an owner who is no superuser, without effect while nobody can connect, and gone
 # again with the rename. So a run that was killed can be undone exactly, and a database that somebody else closed is
@@ -238,7 +240,8 @@ def drain(
         left_s = max(0.0, started + timeout_s - clock())
         done = wait_until(empty_by_force, timeout_s=left_s, interval_s=LOOK_INTERVAL_S)
     if not done:
-        raise in_use(remaining, waited_s=clock() - started, terminate=terminate, terminated=list(terminated.values()))
+        options = {"hint": STUCK_HINT} if terminate else {}
+        raise in_use(remaining, waited_s=clock() - started, terminated=list(terminated.values()), **options)
     return list(terminated.values())
 
 
@@ -261,7 +264,11 @@ def _terminate(connection: Connection, session: Session) -> bool:
 
 
 def in_use(
-    sessions: Sequence[Session], *, waited_s: float, terminate: bool = False, terminated: Sequence[Session] = ()
+    sessions: Sequence[Session],
+    *,
+    waited_s: float,
+    hint: str = "Stop these clients or pause their pooler, raise drain_timeout, or let terminate end the sessions.",
+    terminated: Sequence[Session] = (),
 ) -> HoldfastError:
     """Return the error that names the ``sessions`` which did not leave."""
     shown = "; ".join(
@@ -278,9 +285,7 @@ def in_use(
             shown,
             "; and %d more" % (len(sessions) - 20) if len(sessions) > 20 else "",
         ),
-        hint="They were told to end and have not; look at them in pg_stat_activity and at the server's log."
-        if terminate
-        else "Stop these clients or pause their pooler, raise drain_timeout, or let the sessions be terminated.",
+        hint=hint,
         sessions=[session.as_dict() for session in sessions],
         terminated=[session.as_dict() for session in terminated],
     )

@@ -65,6 +65,9 @@ else:
 #: How long a run waits for the server process of a killed predecessor to end before it refuses.
 PREDECESSOR_TIMEOUT_S = 5
 
+#: How long RENAME waits for sessions (CountOtherDBBackends in the server's storage/ipc/procarray.c).
+SERVER_WAIT_S = 5
+
 #: Marks the retired database in its default name; the time is UTC.
 RETIRED_SUFFIX = "_retired_"
 
@@ -508,7 +511,7 @@ class _Swap:
             return _too_slow(self.request.max_pause_s)
         if exc.pgcode == errorcodes.OBJECT_IN_USE:
             sessions = read_occupants(connection=connection, oids=plan.oids)
-            return in_use(sessions, waited_s=5, terminate=self.request.terminate)
+            return in_use(sessions, waited_s=SERVER_WAIT_S)
         if exc.pgcode == errorcodes.DUPLICATE_DATABASE:
             return HoldfastError(
                 code="target_exists",
@@ -531,8 +534,7 @@ def _require_rights(connection: Connection, databases: Sequence[Database]) -> No
 def _limit_waits(connection: Connection, timeout_s: float) -> None:
     """Bound what the next statements of the transaction may wait for.
 
-    RENAME itself waits up to 5 s for sessions, which lock_timeout does not bound (CountOtherDBBackends in the
-    server's storage/ipc/procarray.c).
+    The time for which RENAME itself waits for sessions is not bounded by lock_timeout.
     """
     limit = "%dms" % max(1, int(timeout_s * 1000))
     with connection.cursor() as cursor:
