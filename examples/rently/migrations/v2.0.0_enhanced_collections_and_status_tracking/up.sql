@@ -63,7 +63,8 @@ CREATE UNIQUE INDEX idx_loan_status_history_one_current
     ON public.loan_status_history (loan_id, status_type)
     WHERE effective_through IS NULL;
 
--- The trail is written with its owner's rights, so that a role that may change a loan cannot forge or skip it.
+-- The trail is written with its owner's rights: whoever may change a loan needs no rights on the trail, and cannot
+-- get around it.
 -- Two changes within one transaction share a timestamp, and created_at may lie ahead of this server's clock:
 -- GREATEST keeps every period in order.
 CREATE FUNCTION public.record_loan_status() RETURNS trigger
