@@ -54,6 +54,14 @@ def require_driver() -> None:
         )
 
 
+def only_row(cursor: Any) -> tuple[Any, ...]:
+    """Return the row of a query that always has one, such as a call of a function or an aggregate."""
+    row: tuple[Any, ...] | None = cursor.fetchone()
+    if row is None:
+        raise AssertionError("a query that always has a row returned none")
+    return row
+
+
 def check_name(name: str, *, what: str = "database") -> str:
     """Return ``name`` when PostgreSQL can hold it unchanged, else raise `HoldfastError`.
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection import check_name
+from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection import check_name, only_row
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
 
 try:
@@ -495,8 +495,7 @@ class _Statements:
         # A text that no list of literals produces (it was stored FROM CURRENT after set_config) is stored that way.
         with self.connection.cursor() as cursor:
             cursor.execute("SELECT pg_catalog.current_setting(%s)", (name,))
-            row = cursor.fetchone()
-            assert row is not None
+            row = only_row(cursor)
             cursor.execute("SELECT pg_catalog.set_config(%s, %s, false)", (name, value))
             try:
                 self.run("parameter " + name, sql.SQL("{} SET {} FROM CURRENT").format(alter, parameter))
@@ -511,8 +510,7 @@ class _Statements:
                 " FROM pg_catalog.unnest(%s::text[]) WITH ORDINALITY AS u (e, n)",
                 (elements,),
             )
-            row = cursor.fetchone()
-            assert row is not None
+            row = only_row(cursor)
             return str(row[0])
 
     def apply_acl(self, properties: DatabaseProperties) -> None:
@@ -563,8 +561,7 @@ class _Statements:
             return
         with self.connection.cursor() as cursor:
             cursor.execute("SELECT pg_catalog.current_setting('role')")
-            row = cursor.fetchone()
-            assert row is not None
+            row = only_row(cursor)
             cursor.execute("SELECT pg_catalog.set_config('role', %s, false)", (grantor,))
             try:
                 yield
