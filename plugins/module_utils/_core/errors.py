@@ -20,6 +20,7 @@ CODES: dict[str, str] = {
     "database_invalid": "The database is left over from an interrupted DROP DATABASE and cannot be used.",
     "database_not_found": "No database with that name on this server.",
     "deployment_not_found": "No deployment with that id in the ledger.",
+    "deployment_running": "Another deployment of the same live database is running.",
     "destination_full": "Not enough free space for what is about to be written.",
     "destination_unwritable": "The destination cannot be written by this user.",
     "driver_missing": "The Python driver psycopg2 is not installed for this interpreter.",
