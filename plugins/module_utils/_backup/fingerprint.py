@@ -1,0 +1,771 @@
+# Copyright: Holdfast maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Fingerprints: what a database holds, small enough to keep beside an archive and exact enough to prove a restore."""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Callable
+
+from ansible_collections.holdfast.postgres.plugins.module_utils._backup.inventory import INVALID_INDEX, read_objects
+from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection import Server
+from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
+
+try:
+    import psycopg2
+    from psycopg2 import errorcodes, sql
+except ImportError:  # reported by connection.require_driver()
+    pass
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+else:
+    Connection = Any
+
+#: The one algorithm so far. It gives the same hashes on every version from 13 to 18: those of PostgreSQL's hash
+#: functions, whose results are part of the on-disk format of hash partitions, and of text output where they would
+#: not tell different values apart.
+ALGORITHM = "typed-1"
+
+#: What text output and name resolution depend on, and what must not end a long read or hide rows from it.
+PINNED_SETTINGS = {
+    "search_path": "pg_catalog, pg_temp",
+    "DateStyle": "ISO, YMD",
+    "IntervalStyle": "postgres",
+    "TimeZone": "UTC",
+    "extra_float_digits": "1",
+    "bytea_output": "hex",
+    "lc_monetary": "C",
+    "xmlbinary": "base64",
+    "xmloption": "content",
+    "quote_all_identifiers": "off",
+    "row_security": "off",
+    "jit": "off",  # compiling costs more than it saves for these expressions
+    "statement_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+}
+
+#: Read through psycopg2 in pieces of this size; smaller large objects are hashed by the server, many per query.
+LARGE_OBJECT_CHUNK_BYTES = 4 * 1024 * 1024
+LARGE_OBJECTS_PER_QUERY = 500
+SEQUENCES_PER_QUERY = 100
+
+TYPES_OF_COLUMNS = """
+WITH RECURSIVE used (oid) AS (
+    SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = ANY (%(relations)s) AND a.attnum > 0 AND a.atttypid <> 0
+    UNION
+    SELECT t.typbasetype FROM pg_type t JOIN used USING (oid) WHERE t.typtype = 'd'
+)
+SELECT t.oid, n.nspname, t.typname, t.typtype, t.typbasetype, t.typtypmod,
+       EXISTS (SELECT FROM pg_cast c
+                WHERE c.castsource = t.oid AND c.casttarget = 'text'::regtype AND c.castmethod = 'f'
+                  AND c.oid >= 16384) AS text_function  -- FirstNormalObjectId: made by a user or an extension
+  FROM pg_type t JOIN used USING (oid) JOIN pg_namespace n ON n.oid = t.typnamespace
+"""
+
+COLUMNS = """
+SELECT attrelid, attname, atttypid, atttypmod
+  FROM pg_attribute
+ WHERE attrelid = ANY (%(relations)s) AND attnum > 0 AND NOT attisdropped AND attgenerated <> 'v'
+ ORDER BY attrelid, attnum
+"""
+
+# Members of extensions come with CREATE EXTENSION, except for the tables whose rows a dump holds.
+RELATIONS = """
+SELECT c.oid, n.nspname, c.relname, quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS name,
+       c.relkind, c.relispopulated, c.relfilenode,
+       coalesce(pg_table_size(c.oid), 0) AS size_bytes,
+       has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT') AS readable,
+       row_security_active(c.oid) AS filtered
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind = ANY (%(kinds)s) AND c.relpersistence <> 't'
+   AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+   AND NOT EXISTS (SELECT FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
+                    WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
+                      AND NOT coalesce(c.oid = ANY (e.extconfig), false))
+ ORDER BY size_bytes DESC, name
+"""
+
+# A snapshot does not keep TRUNCATE and rewriting ALTER TABLE out: they leave an older snapshot an empty table.
+# pg_class under the snapshot has the file as it was, pg_relation_filenode() says which it is.
+STILL_THE_SAME_FILE = "SELECT relfilenode = pg_relation_filenode(oid) FROM pg_class WHERE oid = %s"
+
+# Callers read sequences on sessions of their own, so nothing here depends on the search path.
+SEQUENCE_DEFINITIONS = """
+SELECT n.nspname, c.relname, pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname) AS name,
+       pg_catalog.format_type(s.seqtypid, NULL),
+       s.seqstart, s.seqincrement, s.seqmin, s.seqmax, s.seqcache, s.seqcycle,
+       (SELECT pg_catalog.quote_ident(tn.nspname) || '.' || pg_catalog.quote_ident(t.relname) || '.'
+               || pg_catalog.quote_ident(a.attname)
+          FROM pg_catalog.pg_depend d
+          JOIN pg_catalog.pg_class t ON t.oid = d.refobjid
+          JOIN pg_catalog.pg_namespace tn ON tn.oid = t.relnamespace
+          JOIN pg_catalog.pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+         WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid
+           AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+           AND d.deptype IN ('a', 'i') AND d.refobjsubid > 0) AS owned_by,
+       pg_catalog.has_schema_privilege(n.oid, 'USAGE')
+       AND pg_catalog.has_sequence_privilege(c.oid, 'SELECT') AS readable
+  FROM pg_catalog.pg_sequence s
+  JOIN pg_catalog.pg_class c ON c.oid = s.seqrelid
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relpersistence <> 't' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid
+                    WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid
+                      AND d.deptype = 'e' AND NOT coalesce(c.oid = ANY (e.extconfig), false))
+ ORDER BY name
+"""
+
+LARGE_OBJECTS = """
+SELECT o.oid, octet_length(b), encode(sha256(b), 'hex')
+  FROM unnest(%s::oid[]) AS o (oid), LATERAL lo_get(o.oid, 0, %s) AS b
+"""
+
+
+@dataclass(frozen=True)
+class TableProof:
+    """Rows of one table and their hash, independent of order; 32 hexadecimal digits.
+
+    A materialized view is derived data, which a restore computes anew: it has no hash, but says if it is populated.
+    """
+
+    rows: int
+    hash: str
+    populated: bool | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the proof as JSON-able values."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What a database held in one snapshot, by names quoted as in SQL (``public."Loan"``)."""
+
+    algorithm: str = ALGORITHM
+    tables: Mapping[str, TableProof] = field(default_factory=dict)
+    materialized_views: Mapping[str, TableProof] = field(default_factory=dict)
+    sequences: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    large_objects: Mapping[str, str] = field(default_factory=dict)
+    objects: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        """All rows of all tables."""
+        return sum(proof.rows for proof in self.tables.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fingerprint as JSON-able values, sorted by name."""
+        return {
+            "algorithm": self.algorithm,
+            "tables": {name: proof.as_dict() for name, proof in sorted(self.tables.items())},
+            "materialized_views": {name: proof.as_dict() for name, proof in sorted(self.materialized_views.items())},
+            "sequences": {name: dict(facts) for name, facts in sorted(self.sequences.items())},
+            "large_objects": dict(sorted(self.large_objects.items(), key=lambda item: int(item[0]))),
+            "objects": {name: dict(facts) for name, facts in sorted(self.objects.items())},
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Fingerprint:
+        """Return the fingerprint that `as_dict` described; raises `HoldfastError` when it is none."""
+        try:
+            return cls(
+                algorithm=values["algorithm"],
+                tables=_proofs(values["tables"]),
+                materialized_views=_proofs(values.get("materialized_views", {})),
+                sequences=dict(values.get("sequences", {})),
+                large_objects=dict(values.get("large_objects", {})),
+                objects=dict(values.get("objects", {})),
+            )
+        except (KeyError, TypeError, AttributeError, ValueError) as exc:
+            raise HoldfastError(
+                code="option_invalid",
+                msg="This is not a fingerprint: %s: %s" % (type(exc).__name__, exc),
+                hint="Give a manifest.json of an archive, or what pg_fingerprint_info returned as fingerprint.",
+            ) from exc
+
+
+def _proofs(values: Mapping[str, Mapping[str, Any]]) -> dict[str, TableProof]:
+    return {
+        name: TableProof(rows=int(proof["rows"]), hash=str(proof["hash"]), populated=proof.get("populated"))
+        for name, proof in values.items()
+    }
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column's name and its type with domains resolved; ``type_name`` is empty for types of users."""
+
+    name: str
+    type_name: str
+    type_kind: str = "b"
+    typmod: int = -1
+    text_function: bool = False
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A table or materialized view to be read."""
+
+    oid: int
+    schema: str
+    table: str
+    name: str
+    kind: str
+    populated: bool
+    columns: Sequence[Column] = ()
+
+    @property
+    def label(self) -> str:
+        """How differences and messages name it."""
+        return ("materialized view " if self.kind == "m" else "table ") + self.name
+
+
+# --- how a row is hashed -------------------------------------------------------------------------------------------
+
+# Types whose hash function tells apart whatever the type's output tells apart. Deliberately absent, hence hashed by
+# their text: numeric without a scale (1.0 equals 1.00), interval (1 month equals 30 days), jsonb, citext, enums
+# (hashed by OID), bpchar without a length (trailing blanks), and every container of something.
+NATIVE = {
+    "bool": "CASE WHEN {c} THEN {seed} WHEN NOT {c} THEN {seed} - 1 END",
+    "int2": "hashint2extended({c}, {seed})",
+    "int4": "hashint4extended({c}, {seed})",
+    # hashint8extended() folds 64 bits into 32, so that 0 and 4294967297 collide. A seed is mixed in whole.
+    "int8": "hashint4extended({small_seed}, {c})",
+    "oid": "hashoidextended({c}, {seed})",
+    "uuid": "uuid_hash_extended({c}, {seed})",
+    "text": 'hashtextextended({c} COLLATE "C", {seed})',
+    "varchar": 'hashtextextended({c} COLLATE "C", {seed})',
+    "timestamp": "timestamp_hash_extended({c}, {seed})",
+    "timestamptz": "timestamp_hash_extended({c}::timestamp, {seed})",  # TimeZone is UTC
+    "time": "time_hash_extended({c}, {seed})",
+    "date": "CASE WHEN isfinite({c}) THEN hashint4extended({c} - date '2000-01-01', {seed})"
+    " WHEN {c} < date '2000-01-01' THEN hashint4extended(-2147483648, {seed})"
+    " WHEN {c} > date '2000-01-01' THEN hashint4extended(2147483647, {seed}) END",
+    # -0 equals 0, and only its text differs.
+    "float4": "CASE WHEN {c} = 0 THEN hashtextextended({c}::text, {seed}) ELSE hashfloat4extended({c}, {seed}) END",
+    "float8": "CASE WHEN {c} = 0 THEN hashtextextended({c}::text, {seed}) ELSE hashfloat8extended({c}, {seed}) END",
+}
+# The same values by one function call in place of several, from version 18 on.
+NATIVE_18 = {
+    "timestamptz": "timestamptz_hash_extended({c}, {seed})",
+    "date": "hashdateextended({c}, {seed})",
+}
+NUMERIC_WITH_SCALE = "hash_numeric_extended({c}, {seed})"
+CHAR_WITH_LENGTH = 'hashbpcharextended({c} COLLATE "C", {seed})'
+# Through sha256(), because the text of a bytea is twice as long and must stay below 1 GB.
+BYTES = "hashtextextended(encode(sha256({c}), 'hex'), {seed})"
+BY_TEXT = 'hashtextextended({c}::text COLLATE "C", {seed})'
+# Where a cast to text is a function that may lose something, the type's output function does not. An expression with
+# IS NULL would take a row of nulls for null.
+BY_OUTPUT = "CASE num_nulls({c}) WHEN 0 THEN hashtextextended(format('%s', {c}) COLLATE \"C\", {seed}) END"
+
+
+def column_hash(column: Column, *, position: int, server_version: int) -> sql.Composable:
+    """Return an expression of type bigint: the hash of one column's value, which depends on the column's position.
+
+    Positions count from 0 and skip dropped columns. The value does not depend on ``server_version``.
+    """
+    template = BY_TEXT
+    builtin = column.type_kind == "b"
+    if builtin and column.type_name in NATIVE:
+        newer = NATIVE_18 if server_version >= 180000 else {}
+        template = newer.get(column.type_name) or NATIVE[column.type_name]
+    elif builtin and column.type_name == "numeric" and column.typmod >= 0:
+        template = NUMERIC_WITH_SCALE
+    elif builtin and column.type_name == "bpchar":
+        template = CHAR_WITH_LENGTH if column.typmod >= 0 else BY_OUTPUT
+    elif builtin and column.type_name == "bytea":
+        template = BYTES
+    elif column.text_function:
+        template = BY_OUTPUT
+    return sql.SQL("coalesce({hash}, {null})").format(
+        hash=sql.SQL(template).format(
+            c=sql.Identifier("t", column.name),
+            seed=sql.SQL("%d::bigint" % _constant(position)),
+            small_seed=sql.SQL("%d" % (position + 1)),
+        ),
+        null=sql.SQL("%d::bigint" % _constant(-position - 1)),
+    )
+
+
+def _constant(number: int) -> int:
+    """A 62-bit constant of its own for each number, without a pattern that the hash functions could share."""
+    digest = hashlib.sha256(b"holdfast %d" % number).digest()
+    return int.from_bytes(digest[:8], "big") >> 2
+
+
+def table_query(relation: Relation, *, server_version: int) -> sql.Composable:
+    """Return the query for the rows and the hash of one relation: one pass, in parallel where the planner likes.
+
+    A row's hash is the XOR of its columns' hashes, mixed once more; the table's is the exact sum of its rows'.
+    Without that last mixing, two values exchanged between two rows would leave a sum unchanged half of the time;
+    with a plain XOR over rows, duplicates would cancel.
+    """
+    target = sql.Identifier(relation.schema, relation.table)
+    if relation.kind == "m":
+        return sql.SQL("SELECT count(*), NULL FROM {}").format(target)
+    hashes = [column_hash(c, position=n, server_version=server_version) for n, c in enumerate(relation.columns)]
+    row = sql.SQL(" # ").join(hashes) if hashes else sql.SQL("0::bigint")
+    return sql.SQL("SELECT count(*), sum(hashint4extended(0, {})) FROM ONLY {} AS t").format(row, target)
+
+
+# --- reading -------------------------------------------------------------------------------------------------------
+
+
+def take_fingerprint(
+    *,
+    server: Server,
+    database: str,
+    snapshot: str | None = None,
+    jobs: int = 2,
+    algorithm: str | None = None,
+    on_progress: Callable[[int, int, str], None] | None = None,
+) -> Fingerprint:
+    """Return the fingerprint of ``database`` in one snapshot: the exported ``snapshot``, or one of its own.
+
+    ``jobs`` connections read tables, the largest first; one more reads everything else. ``on_progress`` is called
+    in this thread with the tables done, the tables in all and the name of the one just done. A table is locked
+    (ACCESS SHARE) only while it is read.
+
+    Raises `HoldfastError` with the code ``permission_denied`` (naming the relations) before anything is read,
+    ``snapshot_lost`` when the snapshot cannot be used or a table was truncated, rewritten or dropped since, and
+    ``unsupported`` for an algorithm that this release does not know.
+    """
+    if algorithm not in (None, ALGORITHM):
+        raise HoldfastError(
+            code="unsupported",
+            msg="The fingerprint algorithm %r is not known to this release, which has %s." % (algorithm, ALGORITHM),
+            hint="Use the release that wrote the manifest, or a newer one.",
+        )
+    connections: list[Connection] = []
+    try:
+        lead = _open(server, database)
+        connections.append(lead)
+        with lead.cursor() as cursor:
+            if snapshot is None:
+                cursor.execute("SELECT pg_export_snapshot()")
+                row = cursor.fetchone()
+                assert row is not None
+                snapshot = str(row[0])
+            else:
+                _import_snapshot(cursor, snapshot)
+        relations = _relations(lead)
+        idle: queue.SimpleQueue[Connection] = queue.SimpleQueue()
+        for _ in range(min(max(jobs, 1), len(relations))):
+            worker = _open(server, database)
+            connections.append(worker)
+            with worker.cursor() as cursor:
+                _import_snapshot(cursor, snapshot)
+            idle.put(worker)
+
+        def read(relation: Relation) -> TableProof:
+            worker = idle.get()
+            try:
+                return _read_relation(worker, relation)
+            finally:
+                idle.put(worker)
+
+        proofs: dict[str, TableProof] = {}
+        with ThreadPoolExecutor(max_workers=max(jobs, 1)) as executor:
+            futures = {executor.submit(read, relation): relation for relation in relations}
+            try:
+                rest = _read_rest(lead)
+                for done, future in enumerate(as_completed(futures), start=1):
+                    proofs[futures[future].name] = future.result()
+                    if on_progress is not None:
+                        on_progress(done, len(futures), futures[future].name)
+            except BaseException:
+                for future in futures:
+                    future.cancel()
+                for connection in connections:
+                    connection.cancel()
+                raise
+    finally:
+        for connection in connections:
+            connection.close()
+    return Fingerprint(
+        algorithm=ALGORITHM,
+        tables={r.name: proofs[r.name] for r in relations if r.kind == "r"},
+        materialized_views={r.name: proofs[r.name] for r in relations if r.kind == "m"},
+        **rest,
+    )
+
+
+def _open(server: Server, database: str) -> Connection:
+    connection = server.connect(database, settings=PINNED_SETTINGS)
+    if connection.server_version >= 170000:
+        with connection.cursor() as cursor:
+            cursor.execute("SET transaction_timeout = 0")
+    connection.set_session(isolation_level="REPEATABLE READ", readonly=True, autocommit=False)
+    return connection
+
+
+def _import_snapshot(cursor: Any, snapshot: str) -> None:
+    try:
+        cursor.execute("SET TRANSACTION SNAPSHOT %s", (snapshot,))
+    except psycopg2.Error as exc:
+        raise HoldfastError(
+            code="snapshot_lost",
+            msg="Cannot use the snapshot %s: %s" % (snapshot, _primary_message(exc)),
+            hint="The transaction that exported it has ended, or it is of another database; run the task again.",
+            sqlstate=exc.pgcode,
+        ) from exc
+
+
+def _primary_message(exc: psycopg2.Error) -> str:
+    return " ".join(str(exc.diag.message_primary or exc).split())
+
+
+def _relations(connection: Connection) -> list[Relation]:
+    with connection.cursor() as cursor:
+        cursor.execute(RELATIONS, {"kinds": ["r", "m"]})
+        rows = cursor.fetchall()
+        _refuse_unreadable([row[3] for row in rows if not row[8]], "lacks USAGE on the schema or SELECT on")
+        _refuse_unreadable([row[3] for row in rows if row[9]], "may see only some rows, by row-level security, of")
+        oids = [row[0] for row in rows]
+        cursor.execute(TYPES_OF_COLUMNS, {"relations": oids})
+        types = {row[0]: row[1:] for row in cursor.fetchall()}
+        columns: dict[int, list[Column]] = {oid: [] for oid in oids}
+        cursor.execute(COLUMNS, {"relations": oids})
+        for relation, name, type_oid, typmod in cursor.fetchall():
+            columns[relation].append(_column(name, type_oid, typmod, types))
+    return [
+        Relation(
+            oid=row[0],
+            schema=row[1],
+            table=row[2],
+            name=row[3],
+            kind=row[4],
+            populated=row[5],
+            columns=tuple(columns[row[0]]),
+        )
+        for row in rows
+    ]
+
+
+def _column(name: str, type_oid: int, typmod: int, types: Mapping[int, Sequence[Any]]) -> Column:
+    schema, type_name, kind, base, domain_typmod, text_function = types[type_oid]
+    while kind == "d":
+        typmod = domain_typmod
+        schema, type_name, kind, base, domain_typmod, text_function = types[base]
+    return Column(
+        name=name,
+        type_name=type_name if schema == "pg_catalog" else "",
+        type_kind=kind,
+        typmod=typmod,
+        text_function=text_function,
+    )
+
+
+def _refuse_unreadable(names: Sequence[str], why: str) -> None:
+    if names:
+        raise HoldfastError(
+            code="permission_denied",
+            msg="The role %s %d relation%s: %s." % (why, len(names), "" if len(names) == 1 else "s", _some(names)),
+            hint="Connect as the owner or a superuser, or grant pg_read_all_data and BYPASSRLS to the role.",
+            relations=list(names),
+        )
+
+
+def _some(names: Sequence[str], limit: int = 10) -> str:
+    shown = ", ".join(names[:limit])
+    return shown if len(names) <= limit else "%s and %d more" % (shown, len(names) - limit)
+
+
+def _read_relation(connection: Connection, relation: Relation) -> TableProof:
+    if relation.kind == "m" and not relation.populated:
+        return TableProof(rows=0, hash="", populated=False)
+    with connection.cursor() as cursor:
+        try:
+            cursor.execute("SAVEPOINT relation")
+            cursor.execute(table_query(relation, server_version=connection.server_version))
+            result = cursor.fetchone()
+            cursor.execute(STILL_THE_SAME_FILE, (relation.oid,))
+            same = cursor.fetchone()
+            # Rolled back rather than released: only that gives the lock back before the transaction ends.
+            cursor.execute("ROLLBACK TO SAVEPOINT relation")
+        except psycopg2.Error as exc:
+            raise _reading_failure(exc, relation) from exc
+    assert result is not None
+    if relation.kind == "m":
+        return TableProof(rows=int(result[0]), hash="", populated=True)
+    if same is None or not same[0]:
+        raise HoldfastError(
+            code="snapshot_lost",
+            msg="The %s was truncated or rewritten after the snapshot was taken." % relation.label,
+            hint="Run the task again when no TRUNCATE, VACUUM FULL or ALTER TABLE runs on it.",
+            relation=relation.name,
+        )
+    return TableProof(rows=int(result[0]), hash="%032x" % (int(result[1] or 0) % (1 << 128)))
+
+
+def _reading_failure(exc: psycopg2.Error, relation: Relation) -> HoldfastError:
+    code, hint = {
+        errorcodes.INSUFFICIENT_PRIVILEGE: ("permission_denied", "Connect as the owner or a superuser."),
+        errorcodes.UNDEFINED_TABLE: ("snapshot_lost", "It was dropped or renamed meanwhile; run the task again."),
+        errorcodes.UNDEFINED_COLUMN: ("snapshot_lost", "It was altered meanwhile; run the task again."),
+        errorcodes.LOCK_NOT_AVAILABLE: (
+            "timeout",
+            "A session holds or waits for a lock on it; see pg_locks and pg_stat_activity.",
+        ),
+        errorcodes.INVALID_SCHEMA_NAME: ("snapshot_lost", "Its schema was dropped meanwhile; run the task again."),
+    }.get(
+        exc.pgcode or "",
+        ("query_failed", "If the server reports corrupt data, stop and restore; see the server's log."),
+    )
+    if exc.pgcode is None:
+        code, hint = "connection_failed", "See the server's log for the reason, then run the task again."
+    return HoldfastError(
+        code=code,
+        msg="Cannot read the %s: %s" % (relation.label, _primary_message(exc)),
+        hint=hint,
+        relation=relation.name,
+        sqlstate=exc.pgcode,
+    )
+
+
+def _read_rest(connection: Connection) -> dict[str, Any]:
+    return {
+        "sequences": read_sequences(connection),
+        "objects": read_objects(connection=connection),
+        "large_objects": _read_large_objects(connection),
+    }
+
+
+def read_sequences(connection: Connection) -> dict[str, dict[str, Any]]:
+    """Return value and definition of every sequence by its quoted name, as they are now: no snapshot holds them.
+
+    Works on any connection, whatever its search path. Raises `HoldfastError` with the code ``permission_denied``.
+    """
+    sequences: dict[str, dict[str, Any]] = {}
+    with connection.cursor() as cursor:
+        cursor.execute(SEQUENCE_DEFINITIONS)
+        rows = cursor.fetchall()
+        _refuse_unreadable([row[2] for row in rows if not row[11]], "lacks USAGE on the schema or SELECT on")
+        for start in range(0, len(rows), SEQUENCES_PER_QUERY):
+            batch = rows[start : start + SEQUENCES_PER_QUERY]
+            selects = [
+                sql.SQL("SELECT {}, last_value, is_called FROM {}").format(
+                    sql.Literal(number), sql.Identifier(schema, name)
+                )
+                for number, (schema, name, *_rest) in enumerate(batch)
+            ]
+            cursor.execute(sql.SQL(" UNION ALL ").join(selects))
+            values = {number: (last_value, is_called) for number, last_value, is_called in cursor.fetchall()}
+            for number, row in enumerate(batch):
+                last_value, is_called = values[number]
+                sequences[row[2]] = {
+                    "last_value": last_value,
+                    "is_called": is_called,
+                    "type": row[3],
+                    "start": row[4],
+                    "increment": row[5],
+                    "minimum": row[6],
+                    "maximum": row[7],
+                    "cache": row[8],
+                    "cycle": row[9],
+                    "owned_by": row[10],
+                }
+    return sequences
+
+
+def _read_large_objects(connection: Connection) -> dict[str, str]:
+    hashes: dict[str, str] = {}
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT oid FROM pg_largeobject_metadata ORDER BY oid")
+        oids = [row[0] for row in cursor.fetchall()]
+        long: list[int] = []
+        try:
+            for start in range(0, len(oids), LARGE_OBJECTS_PER_QUERY):
+                batch = oids[start : start + LARGE_OBJECTS_PER_QUERY]
+                cursor.execute(LARGE_OBJECTS, (batch, LARGE_OBJECT_CHUNK_BYTES))
+                for oid, size_bytes, digest in cursor.fetchall():
+                    hashes[str(oid)] = digest
+                    if size_bytes == LARGE_OBJECT_CHUNK_BYTES:
+                        long.append(oid)
+            for oid in long:
+                hashes[str(oid)] = _stream_large_object(connection, oid)
+        except psycopg2.errors.InsufficientPrivilege as exc:
+            raise HoldfastError(
+                code="permission_denied",
+                msg="The role cannot read every large object: %s" % _primary_message(exc),
+                hint="Connect as the owner of the large objects or a superuser.",
+            ) from exc
+    return hashes
+
+
+def _stream_large_object(connection: Connection, oid: int) -> str:
+    digest = hashlib.sha256()
+    large_object: Any = connection.lobject(oid, "rb")
+    try:
+        while True:
+            chunk = large_object.read(LARGE_OBJECT_CHUNK_BYTES)
+            if not chunk:
+                return digest.hexdigest()
+            digest.update(chunk)
+    finally:
+        large_object.close()
+
+
+# --- comparing -----------------------------------------------------------------------------------------------------
+
+
+def compare_fingerprints(before: Fingerprint, after: Fingerprint) -> list[dict[str, Any]]:
+    """Return what of ``before`` is different in ``after``, an empty list when nothing is.
+
+    Each difference has ``object`` (such as ``table public.loan``), ``kind`` (``rows``, ``hash``, ``missing``,
+    ``unexpected``, ``populated``, ``sequence``, ``large_object`` or ``object``), ``before``, ``after`` and
+    ``message``, a sentence.
+
+    A sequence of ``before`` may carry ``last_value_max``, read at the end of a dump as ``last_value`` was at its
+    beginning: any value between them is right. Not compared: the rows of materialized views, which a restore
+    computes anew, and what is left of an index that PostgreSQL calls invalid, which no dump holds.
+    """
+    if before.algorithm != after.algorithm:
+        raise HoldfastError(
+            code="unsupported",
+            msg="The fingerprints are of different algorithms: %s and %s." % (before.algorithm, after.algorithm),
+            hint="Take the second with the algorithm of the first.",
+        )
+    differences = [
+        *_compare_tables(before.tables, after.tables, what="table"),
+        *_compare_tables(before.materialized_views, after.materialized_views, what="materialized view"),
+        *_compare_sequences(before.sequences, after.sequences),
+        *_compare_large_objects(before.large_objects, after.large_objects),
+    ]
+    named = {difference["object"] for difference in differences if difference["kind"] in ("missing", "unexpected")}
+    return differences + [d for d in _compare_objects(before.objects, after.objects) if d["object"] not in named]
+
+
+def _difference(name: str, kind: str, before: Any, after: Any, message: str) -> dict[str, Any]:
+    return {"object": name, "kind": kind, "before": before, "after": after, "message": message}
+
+
+def _presence(name: str, before: Any, after: Any) -> dict[str, Any]:
+    if after is None:
+        return _difference(name, "missing", before, None, "The %s is missing." % name)
+    return _difference(name, "unexpected", None, after, "The %s was not there before." % name)
+
+
+def _pairs(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterable[tuple[str, Any, Any]]:
+    for name in sorted({*before, *after}):
+        yield name, before.get(name), after.get(name)
+
+
+def _compare_tables(
+    before: Mapping[str, TableProof], after: Mapping[str, TableProof], *, what: str
+) -> Iterable[dict[str, Any]]:
+    for name, old, new in _pairs(before, after):
+        label = "%s %s" % (what, name)
+        if old is None or new is None:
+            yield _presence(label, old and old.as_dict(), new and new.as_dict())
+        elif old.populated != new.populated:
+            message = "The %s was %spopulated and is%s." % (
+                label,
+                "" if old.populated else "not ",
+                "" if new.populated else " not",
+            )
+            yield _difference(label, "populated", old.populated, new.populated, message)
+        elif what == "table" and old.rows != new.rows:
+            message = "The %s had %d rows and has %d (%+d)." % (label, old.rows, new.rows, new.rows - old.rows)
+            yield _difference(label, "rows", old.rows, new.rows, message)
+        elif old.hash != new.hash:
+            message = "The %s has the same number of rows, %d, but not the same values in them." % (label, old.rows)
+            yield _difference(label, "hash", old.hash, new.hash, message)
+
+
+def _compare_sequences(
+    before: Mapping[str, Mapping[str, Any]], after: Mapping[str, Mapping[str, Any]]
+) -> Iterable[dict[str, Any]]:
+    for name, old, new in _pairs(before, after):
+        label = "sequence " + name
+        if old is None or new is None:
+            yield _presence(label, old, new)
+            continue
+        changed = [
+            key
+            for key in sorted({*old, *new} - {"last_value", "last_value_max", "is_called", "is_called_max"})
+            if old.get(key) != new.get(key)
+        ]
+        if not _values_agree(old, new):
+            changed.insert(0, "last_value")
+        if changed:
+            keys = [*changed, "last_value_max", "is_called"] if changed[0] == "last_value" else changed
+            yield _difference(
+                label,
+                "sequence",
+                {key: old[key] for key in keys if key in old},
+                {key: new[key] for key in keys if key in new},
+                "The %s differs: %s." % (label, "; ".join(_sequence_change(key, old, new) for key in changed)),
+            )
+
+
+def _values_agree(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    old_range = sorted((old["last_value"], old.get("last_value_max", old["last_value"])))
+    new_range = sorted((new["last_value"], new.get("last_value_max", new["last_value"])))
+    if old_range[0] != old_range[1] or new_range[0] != new_range[1]:
+        return bool(old_range[0] <= new_range[1] and new_range[0] <= old_range[1])
+    called = {old["is_called"], old.get("is_called_max", old["is_called"])}
+    return bool(old_range == new_range and new["is_called"] in called)
+
+
+def _sequence_change(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    if key != "last_value":
+        return "%s was %s and is %s" % (key, old.get(key), new.get(key))
+    was = str(old["last_value"])
+    if old.get("last_value_max", old["last_value"]) != old["last_value"]:
+        was = "between %s and %s" % (was, old["last_value_max"])
+    return "its value was %s%s and is %s%s" % (
+        was,
+        "" if old["is_called"] else " (not yet used)",
+        new["last_value"],
+        "" if new["is_called"] else " (not yet used)",
+    )
+
+
+def _compare_large_objects(before: Mapping[str, str], after: Mapping[str, str]) -> Iterable[dict[str, Any]]:
+    for oid, old, new in _pairs(before, after):
+        label = "large object " + oid
+        if old is None or new is None:
+            yield _presence(label, old, new)
+        elif old != new:
+            yield _difference(label, "large_object", old, new, "The %s has other content." % label)
+
+
+def _compare_objects(
+    before: Mapping[str, Mapping[str, Any]], after: Mapping[str, Mapping[str, Any]]
+) -> Iterable[dict[str, Any]]:
+    for name, old, new in _pairs(before, after):
+        if old is None or new is None:
+            if not (new is None and name.startswith(INVALID_INDEX)):
+                yield _presence(name, old, new)
+            continue
+        keys = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+        if keys:
+            yield _difference(
+                name,
+                "object",
+                {key: old.get(key) for key in keys},
+                {key: new.get(key) for key in keys},
+                "The %s differs: %s." % (name, "; ".join(_change(key, old.get(key), new.get(key)) for key in keys)),
+            )
+
+
+def _change(key: str, old: Any, new: Any) -> str:
+    what = key.replace("_", " ")
+    if isinstance(old, list) and isinstance(new, list):
+        lost = [str(item) for item in old if item not in new]
+        gained = [str(item) for item in new if item not in old]
+        parts = (["lost %s" % _some(lost)] if lost else []) + (["gained %s" % _some(gained)] if gained else [])
+        return "%s %s" % (what, " and ".join(parts) or "are in another order")
+    return "%s was %s and is %s" % (what, _shown(old), _shown(new))
+
+
+def _shown(value: Any) -> str:
+    return "absent" if value is None else str(value)
