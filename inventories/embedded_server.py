@@ -379,13 +379,19 @@ def stop() -> None:
         pid, _status = postmaster()
         if pid is None or not serves(pid):
             say("not running")
-            return
-        end(pid)
-        directory = pathlib.Path(recorded().get("login_unix_socket", HOME / "socket"))
-        if HOME not in directory.parents:
-            with contextlib.suppress(OSError):
-                directory.rmdir()  # the temporary one; the next start makes another
-        say("stopped")
+        else:
+            end(pid)
+            say("stopped")
+        remove_temporary_directory()
+
+
+def remove_temporary_directory() -> None:
+    """Remove the socket's directory when it is outside the checkout; the next start makes another."""
+    directory = pathlib.Path(recorded().get("login_unix_socket", HOME))
+    if HOME not in (directory, *directory.parents):
+        with contextlib.suppress(OSError):
+            remove_stale_files(directory)
+            directory.rmdir()
 
 
 def require_running() -> dict[str, str]:
