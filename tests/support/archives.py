@@ -29,8 +29,6 @@ def manifest(**changed: Any) -> archives.Manifest:
         "compression": "gzip:3",
         "files": {},
         "fingerprint": {},
-        "sequences_before": {},
-        "sequences_after": {},
         "rows": 0,
         "tables": 0,
         "database_bytes": 1000,

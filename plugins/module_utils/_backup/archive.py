@@ -94,8 +94,8 @@ class Manifest:
     """What an archive holds, from which snapshot, and with which proofs.
 
     Times are ISO 8601 in UTC; versions are numbers such as 180003; ``files`` maps a path inside the archive, with
-    forward slashes, to its ``bytes`` and ``sha256``. A sequence is not transactional: its value in the dump lies
-    between the one in ``sequences_before`` and the one in ``sequences_after``.
+    forward slashes, to its ``bytes`` and ``sha256``. Sequences are not transactional: the fingerprint has the values
+    from before and from after the dump.
     """
 
     id: str
@@ -108,8 +108,6 @@ class Manifest:
     compression: str
     files: Mapping[str, Mapping[str, Any]]
     fingerprint: Mapping[str, Any]
-    sequences_before: Any
-    sequences_after: Any
     rows: int
     tables: int
     database_bytes: int
@@ -124,7 +122,6 @@ class Manifest:
     extensions: Sequence[Mapping[str, str]] = ()
     roles: Sequence[str] = ()
     subscriptions: Sequence[str] = ()
-    tablespaces: Sequence[str] = ()
     warnings: Sequence[str] = ()
     format: int = FORMAT
 
@@ -559,6 +556,10 @@ def format_time(moment: datetime.datetime) -> str:
     return moment.astimezone(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
+#: Stands for the time of an archive whose manifest does not tell it.
+BEGINNING = datetime.datetime.min.replace(tzinfo=datetime.timezone.utc)
+
+
 class _Corrupt(Exception):
     """Why an archive is corrupt, in words that name the file."""
 
@@ -719,8 +720,7 @@ def list_archives(
                 states.append(_unfinished(entry, name, owner))
             elif ARCHIVE_ID.fullmatch(name):
                 states.append(examine(entry, verify=verify, archive_id=name, database=owner, read_toc=read_toc))
-    beginning = datetime.datetime.min.replace(tzinfo=datetime.timezone.utc)
-    return Listing(tuple(sorted(states, key=lambda state: (state.snapshot_at or beginning, state.path))))
+    return Listing(tuple(sorted(states, key=lambda state: (state.snapshot_at or BEGINNING, state.path))))
 
 
 def _database_directories(path: str, database: str | None) -> list[tuple[str, str]]:
@@ -788,7 +788,12 @@ def select_archive(
                 hint="pg_backup_info lists the archives below a path.",
             )
         return _expect_good(examine(archive, verify=verify)), []
-    assert path is not None and database is not None
+    if path is None or database is None:
+        raise HoldfastError(
+            code="option_invalid",
+            msg="Nothing says which archive to use.",
+            hint="Set archive, or path and source_database.",
+        )
     states = list_archives(path, database=database, archive_id=archive_id, verify="none").archives
     warnings: list[str] = []
     for state in reversed([state for state in states if not state.id.endswith((PARTIAL, REMOVING))]):
@@ -812,6 +817,12 @@ def select_archive(
 
 
 def _expect_good(state: ArchiveState) -> ArchiveState:
+    manifest_of(state)
+    return state
+
+
+def manifest_of(state: ArchiveState) -> Manifest:
+    """Return the manifest of an archive that nothing speaks against; raises ``archive_corrupt`` otherwise."""
     if state.status not in ("good", "unverified") or state.manifest is None:
         raise HoldfastError(
             code="archive_corrupt",
@@ -820,7 +831,7 @@ def _expect_good(state: ArchiveState) -> ArchiveState:
             path=state.path,
             reason=state.reason,
         )
-    return state
+    return state.manifest
 
 
 def is_archive_like(path: str) -> bool:

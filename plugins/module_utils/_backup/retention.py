@@ -70,8 +70,7 @@ def plan_retention(
     Rules count only archives that are not known to be bad. The newest of those stays whatever the rules say. Corrupt
     archives stay unless ``remove_corrupt``; what a killed run left goes, and what a run is writing stays.
     """
-    beginning = datetime.datetime.min.replace(tzinfo=datetime.timezone.utc)
-    ordered = sorted(archives_of_one, key=lambda a: (a.snapshot_at or beginning, a.path), reverse=True)
+    ordered = sorted(archives_of_one, key=lambda a: (_utc(a), a.path), reverse=True)
     usable = [a for a in ordered if a.status in ("good", "unverified") and a.snapshot_at is not None]
     reasons = _reasons_to_keep(usable, policy, now)
     kept: list[Decision] = []
@@ -116,8 +115,7 @@ def _reasons_to_keep(usable: Sequence[ArchiveState], policy: Policy, now: dateti
 
 
 def _utc(state: ArchiveState) -> datetime.datetime:
-    assert state.snapshot_at is not None
-    return state.snapshot_at.astimezone(datetime.timezone.utc)
+    return (state.snapshot_at or archives.BEGINNING).astimezone(datetime.timezone.utc)
 
 
 def prune(

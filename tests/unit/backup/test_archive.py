@@ -74,7 +74,7 @@ def test_times_keep_their_zone_and_read_back():
 
 
 def test_manifest_reads_back_equal():
-    before = manifest(database=STRANGE_NAME, warnings=["x"], sequences_after={"a": [1, True]})
+    before = manifest(database=STRANGE_NAME, warnings=["x"], fingerprint={"sequences": {"a": [1, True]}})
     after = archives.Manifest.decoded(before.encoded())
     assert after.encoded() == before.encoded()
     assert after.database == STRANGE_NAME
