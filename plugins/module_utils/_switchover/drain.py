@@ -37,6 +37,7 @@ LOOK_INTERVAL_S = 0.005
 #: How long to try to let sessions in again when the server does not answer at once.
 REOPEN_TIMEOUT_S = 30
 
+LEAVE_HINT = "Stop these clients or pause their pooler, raise drain_timeout, or let terminate end the sessions."
 STUCK_HINT = "They were told to end and have not; look at them in pg_stat_activity and at the server's log."
 
 # A closed database remembers how it was before in a setting of our own role in that database: transactional with
@@ -240,8 +241,12 @@ def drain(
         left_s = max(0.0, started + timeout_s - clock())
         done = wait_until(empty_by_force, timeout_s=left_s, interval_s=LOOK_INTERVAL_S)
     if not done:
-        options = {"hint": STUCK_HINT} if terminate else {}
-        raise in_use(remaining, waited_s=clock() - started, terminated=list(terminated.values()), **options)
+        raise in_use(
+            remaining,
+            waited_s=clock() - started,
+            hint=STUCK_HINT if terminate else LEAVE_HINT,
+            terminated=list(terminated.values()),
+        )
     return list(terminated.values())
 
 
@@ -267,7 +272,7 @@ def in_use(
     sessions: Sequence[Session],
     *,
     waited_s: float,
-    hint: str = "Stop these clients or pause their pooler, raise drain_timeout, or let terminate end the sessions.",
+    hint: str = LEAVE_HINT,
     terminated: Sequence[Session] = (),
 ) -> HoldfastError:
     """Return the error that names the ``sessions`` which did not leave."""
