@@ -1,0 +1,419 @@
+# Copyright: Holdfast maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Measure the collection side by side with the plain client programs, in one run and on the same data.
+
+python benchmarks/run.py [archive restore fingerprint undo idle] [--gb 1.2] [--undo-gb 0.1,1,4] [--runs 3]
+
+Every value is a median; every ratio is the median of ratios of pairs that ran one after the other, so that a noisy
+machine slows both sides. What misses its bar is reported as missed and the exit code is still 0: a benchmark is not a
+test. Results go to benchmarks/results/<name>.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import pathlib
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Callable
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / ".collections")]
+
+from ansible_collections.holdfast.postgres.plugins.module_utils._backup.dump import take_archive  # noqa: E402
+from ansible_collections.holdfast.postgres.plugins.module_utils._backup.fingerprint import take_fingerprint  # noqa: E402
+from ansible_collections.holdfast.postgres.plugins.module_utils._backup.restore import restore_archive  # noqa: E402
+from tests.support.server import TestServer, embedded_bin_dir  # noqa: E402
+
+#: Payments that make a lending database of one gigabyte.
+ROWS_PER_GB = 2_500_000
+EXAMPLE = ROOT / "examples" / "rently"
+LIVE = "rently_lending"
+
+
+@dataclass
+class Bench:
+    """The server, a scratch directory and what was measured."""
+
+    server: TestServer
+    scratch: pathlib.Path
+    runs: int
+    results: list[dict[str, Any]] = field(default_factory=list)
+    tasks: int = 0
+
+    def note(self, text: str) -> None:
+        """Say what goes on."""
+        print("  " + text, flush=True)
+
+    def record(
+        self, name: str, *, value: float, unit: str, against: float | None, bar: float, ratios: list[float]
+    ) -> None:
+        """Keep one result; ``bar`` limits the ratio when there is something to compare with, else the value."""
+        ratio = statistics.median(ratios) if ratios else None
+        measured = value if ratio is None else ratio
+        self.results.append(
+            {
+                "name": name,
+                "value": round(value, 3),
+                "unit": unit,
+                "against": None if against is None else round(against, 3),
+                "ratio": None if ratio is None else round(ratio, 3),
+                "bar": bar,
+                "within_bar": measured <= bar,
+                "runs": max(len(ratios), 1),
+            }
+        )
+
+    def pairs(
+        self, name: str, ours: Callable[[], float], theirs: Callable[[], float], *, unit: str, bar: float
+    ) -> None:
+        """Run both sides in turn and record medians and the median ratio."""
+        mine, plain = [], []
+        for number in range(self.runs):
+            plain.append(theirs())
+            mine.append(ours())
+            self.note("%s, run %d: %.2f %s against %.2f" % (name, number + 1, mine[-1], unit, plain[-1]))
+        self.record(
+            name,
+            value=statistics.median(mine),
+            unit=unit,
+            against=statistics.median(plain),
+            bar=bar,
+            ratios=[a / b for a, b in zip(mine, plain)],
+        )
+
+    @contextlib.contextmanager
+    def environment(self) -> Iterator[dict[str, str]]:
+        """The environment of a plain client program for this server."""
+        server = self.server.server
+        with server.client_environment() as environment:
+            environment.update(PGHOST=str(server.host), PGPORT=str(server.port), PGUSER=str(server.user))
+            yield environment
+
+    def run(self, program: str, *arguments: str, stdout: Any = subprocess.DEVNULL) -> None:
+        """Run one of PostgreSQL's own programs to its end."""
+        with self.environment() as environment:
+            subprocess.run([str(self.server.bin_dir / program), *arguments], env=environment, check=True, stdout=stdout)
+
+
+def timed(work: Callable[[], Any]) -> float:
+    """Return the seconds that ``work`` took."""
+    started = time.monotonic()
+    work()
+    return time.monotonic() - started
+
+
+def create_lending(bench: Bench, name: str, gb: float) -> int:
+    """Create a lending database at version 1 of about ``gb`` gigabytes; returns its size in bytes."""
+    rows = int(gb * ROWS_PER_GB)
+    up = next((EXAMPLE / "migrations").glob("v1.0.0_*")) / "up.sql"
+    bench.server.create_database(name, up.read_text(encoding="utf-8"))
+    with bench.environment() as environment:
+        subprocess.run(
+            [sys.executable, str(EXAMPLE / "generate.py"), "--dsn", "dbname=%s" % name, "--rows", str(rows)],
+            env=environment,
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+    bench.server.execute("VACUUM (ANALYZE)", database=name)
+    size = int(bench.server.execute("SELECT pg_database_size(%s)", (name,))[0][0])
+    bench.note("%s holds %d payments in %.2f GB" % (name, rows, size / 1e9))
+    return size
+
+
+def plain_dump(bench: Bench, name: str) -> pathlib.Path:
+    """Take a backup as the plain sequence of client commands does it: dump, list, checksum."""
+    path = bench.scratch / "plain.backup"
+    path.unlink(missing_ok=True)
+    bench.run("pg_dump", "--format=custom", "--compress=9", "--file=%s" % path, name)
+    bench.run("pg_restore", "--list", str(path))
+    subprocess.run(["sha256sum", str(path)], check=True, stdout=subprocess.DEVNULL)
+    return path
+
+
+def archive(bench: Bench) -> dict[str, Any]:
+    """Take an archive with proofs."""
+    return take_archive(
+        server=bench.server.server,
+        database=LIVE,
+        path=str(bench.scratch / "archives"),
+        environment=dict(os.environ),
+        bin_dir=str(bench.server.bin_dir),
+    )["archive"]
+
+
+def bench_archive(bench: Bench) -> None:
+    """Archive with proofs against dump, list and checksum."""
+    sizes: list[tuple[int, int]] = []
+    taken: list[dict[str, Any]] = []
+
+    def ours() -> float:
+        elapsed = timed(lambda: taken.append(archive(bench)))
+        sizes.append((int(taken[-1]["bytes"]), (bench.scratch / "plain.backup").stat().st_size))
+        return elapsed
+
+    bench.pairs("archive with proofs: time", ours, lambda: timed(lambda: plain_dump(bench, LIVE)), unit="s", bar=0.35)
+    bench.record(
+        "archive with proofs: size",
+        value=sizes[-1][0] / 1e6,
+        unit="MB",
+        against=sizes[-1][1] / 1e6,
+        bar=1.10,
+        ratios=[a / b for a, b in sizes],
+    )
+    bench.note(
+        "compression %s, fingerprint %.1f s beside a dump of %.1f s"
+        % (taken[-1]["compression"], taken[-1]["fingerprint_s"], taken[-1]["dump_s"])
+    )
+
+
+def bench_restore(bench: Bench) -> None:
+    """Side restore with proof against pg_restore into a fresh database with one job."""
+    ours_from = archive(bench)
+    plain_from = plain_dump(bench, LIVE)
+
+    def plain() -> float:
+        bench.server.create_database("plain_restore")
+        try:
+            return timed(lambda: bench.run("pg_restore", "--dbname=plain_restore", str(plain_from)))
+        finally:
+            bench.server.drop_database("plain_restore")
+
+    def ours() -> float:
+        try:
+            return timed(
+                lambda: restore_archive(
+                    server=bench.server.server,
+                    database="side_restore",
+                    environment=dict(os.environ),
+                    archive=ours_from["path"],
+                    bin_dir=str(bench.server.bin_dir),
+                )
+            )
+        finally:
+            bench.server.drop_database("side_restore")
+
+    bench.pairs("side restore with proof", ours, plain, unit="s", bar=0.80)
+
+
+def bench_fingerprint(bench: Bench) -> None:
+    """Fingerprint against count(*) over the same tables."""
+    tables = [
+        row[0]
+        for row in bench.server.execute(
+            "SELECT format('%%I.%%I', schemaname, tablename) FROM pg_tables WHERE schemaname = 'public'",
+            (),
+            database=LIVE,
+        )
+    ]
+    connection = bench.server.connect(LIVE)
+
+    def count() -> None:
+        with connection.cursor() as cursor:
+            for table in tables:
+                cursor.execute("SELECT count(*) FROM " + table)
+                cursor.fetchall()
+
+    try:
+        count()
+        bench.pairs(
+            "fingerprint",
+            lambda: timed(lambda: take_fingerprint(server=bench.server.server, database=LIVE)),
+            lambda: timed(count),
+            unit="s",
+            bar=2.5,
+        )
+    finally:
+        connection.close()
+
+
+def playbook(bench: Bench, name: str, *arguments: str) -> float:
+    """Run one of the playbooks as an operator does and return the seconds of the whole command."""
+    variables = {
+        "ansible_connection": "local",
+        "ansible_python_interpreter": sys.executable,
+        "holdfast_hosts": "all",
+        "holdfast_login": bench.server.login,
+        "holdfast_database": LIVE,
+        "holdfast_bin_dir": str(bench.server.bin_dir),
+        "holdfast_backup_dir": str(bench.scratch / "archives"),
+        "holdfast_report_dir": str(bench.scratch / "reports"),
+        "migrate_directories": [str(EXAMPLE / "migrations")],
+        "rollback_suites": [str(EXAMPLE / "suites" / "emergency.yml")],
+    }
+    path = bench.scratch / "variables.json"
+    path.touch(mode=0o600)
+    path.write_text(json.dumps(variables), encoding="utf-8")
+    argv = [
+        str(pathlib.Path(sys.executable).parent / "ansible-playbook"),
+        "-i",
+        "localhost,",
+        "-e",
+        "@%s" % path,
+        str(ROOT / "playbooks" / ("%s.yml" % name)),
+        *arguments,
+    ]
+    environment = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
+    started = time.monotonic()
+    done = subprocess.run(argv, cwd=str(ROOT), env=environment, capture_output=True, text=True, check=False)
+    elapsed = time.monotonic() - started
+    if done.returncode:
+        raise RuntimeError("%s.yml failed:\n%s" % (name, done.stdout[-4000:] + done.stderr[-2000:]))
+    bench.tasks = done.stdout.count("\nTASK [")
+    return elapsed
+
+
+def plain_undo(bench: Bench) -> None:
+    """Undo by snapshot, restore and rename, as a guide made of client commands does it."""
+    snapshot = bench.scratch / "snapshot.backup"
+    bench.run("pg_dump", "--format=custom", "--compress=9", "--file=%s" % snapshot, LIVE)
+    bench.server.create_database("plain_undo")
+    bench.run("pg_restore", "--dbname=plain_undo", str(bench.scratch / "plain.backup"))
+    bench.server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (LIVE,))
+    bench.server.execute('ALTER DATABASE "%s" RENAME TO plain_failed' % LIVE)
+    bench.server.execute('ALTER DATABASE plain_undo RENAME TO "%s"' % LIVE)
+    bench.server.drop_database("plain_failed")
+
+
+def bench_undo(bench: Bench, sizes_gb: list[float]) -> None:
+    """The whole undo command at several sizes."""
+    for gb in sizes_gb:
+        bench.server.drop_database(LIVE)
+        create_lending(bench, LIVE, gb)
+        adopt_version_1(bench)
+        elapsed = []
+        for number in range(bench.runs):
+            playbook(bench, "deploy", "--tags", "rollback_point,migrate")
+            elapsed.append(playbook(bench, "rollback", "-e", "holdfast_confirm=%s" % LIVE))
+            bench.note("undo of %s GB, run %d: %.2f s" % (gb, number + 1, elapsed[-1]))
+            for name in bench.server.databases():
+                if "_retired_" in name:
+                    bench.server.drop_database(name)
+        plain_dump(bench, LIVE)
+        plain = timed(lambda: plain_undo(bench))
+        bench.note("undo of %s GB by snapshot, restore and rename: %.2f s" % (gb, plain))
+        bench.record(
+            "undo of %s GB, whole command" % gb,
+            value=statistics.median(elapsed),
+            unit="s",
+            against=plain,
+            bar=6,
+            ratios=[],
+        )
+
+
+def adopt_version_1(bench: Bench) -> None:
+    """Record version 1 as applied, since its SQL was run without the runner."""
+    bench.server.execute(
+        "CREATE TABLE public.schema_version (version text PRIMARY KEY, description text, applied_at timestamptz);"
+        " INSERT INTO public.schema_version VALUES ('v1.0.0', 'lending_platform', now())",
+        database=LIVE,
+    )
+
+
+def bench_idle(bench: Bench) -> None:
+    """deploy.yml with nothing pending against 0.3 s for each of its tasks."""
+    if LIVE not in bench.server.databases():
+        create_lending(bench, LIVE, 0.04)
+    if not bench.server.execute("SELECT to_regclass('public.schema_version')", database=LIVE)[0][0]:
+        adopt_version_1(bench)
+    playbook(bench, "deploy")
+    elapsed = [playbook(bench, "deploy") for _ in range(bench.runs)]
+    bench.record(
+        "deploy.yml with nothing pending",
+        value=statistics.median(elapsed),
+        unit="s",
+        against=0.3 * bench.tasks,
+        bar=20,
+        ratios=[],
+    )
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Return the results as people read them."""
+    lines = ["%-34s %12s %12s %8s %8s  %s" % ("work", "value", "against", "ratio", "bar", "")]
+    for row in results:
+        lines.append(
+            "%-34s %9.2f %-2s %12s %8s %8s  %s"
+            % (
+                row["name"],
+                row["value"],
+                row["unit"],
+                "-" if row["against"] is None else "%.2f" % row["against"],
+                "-" if row["ratio"] is None else "%.2f" % row["ratio"],
+                row["bar"],
+                "within the bar" if row["within_bar"] else "MISSED",
+            )
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run the benchmarks that were named."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", default=["archive", "restore", "fingerprint", "idle", "undo"])
+    parser.add_argument("--gb", type=float, default=1.2, help="size of the lending database (default 1.2)")
+    parser.add_argument("--undo-gb", default="0.1,1,4", help="sizes for the undo (default 0.1,1,4)")
+    parser.add_argument("--runs", type=int, default=3)
+    options = parser.parse_args()
+    directory = ROOT / "benchmarks" / "results"
+    directory.mkdir(exist_ok=True)
+    server = TestServer(
+        embedded_bin_dir(18),
+        settings={
+            "shared_buffers": "1GB",
+            "max_wal_size": "8GB",
+            "wal_level": "replica",
+            "checkpoint_timeout": "15min",
+        },
+    )
+    scratch = pathlib.Path(tempfile.mkdtemp(prefix="holdfast-bench-", dir=os.environ.get("TMPDIR")))
+    machine = {
+        "processors": os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "server": 18,
+        "lending_gb": options.gb,
+        "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    everything: list[dict[str, Any]] = []
+    try:
+        bench = Bench(server=server, scratch=scratch, runs=options.runs)
+        if {"archive", "restore", "fingerprint"} & set(options.names):
+            create_lending(bench, LIVE, options.gb)
+        for name in options.names:
+            print("%s:" % name, flush=True)
+            bench.results = []
+            if name == "undo":
+                bench_undo(bench, [float(size) for size in options.undo_gb.split(",")])
+            else:
+                {
+                    "archive": bench_archive,
+                    "restore": bench_restore,
+                    "fingerprint": bench_fingerprint,
+                    "idle": bench_idle,
+                }[name](bench)
+            (directory / ("%s.json" % name)).write_text(
+                json.dumps({"machine": machine, "results": bench.results}, indent=2) + "\n", encoding="utf-8"
+            )
+            everything.extend(bench.results)
+    finally:
+        server.remove()
+        shutil.rmtree(scratch)
+    print("\n" + table(everything))
+
+
+if __name__ == "__main__":
+    main()
