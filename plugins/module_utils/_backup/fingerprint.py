@@ -6,10 +6,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import queue
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Callable
 
 from ansible_collections.holdfast.postgres.plugins.module_utils._backup.inventory import INVALID_INDEX, read_objects
@@ -611,6 +614,90 @@ def _stream_large_object(connection: Connection, oid: int) -> str:
             digest.update(chunk)
     finally:
         large_object.close()
+
+
+# --- for the module ------------------------------------------------------------------------------------------------
+
+
+def read_fingerprint(path: str) -> Fingerprint:
+    """Return the fingerprint in an archive, in its manifest, or in a file that holds nothing else.
+
+    With an archive, each sequence carries the interval in which a restore may leave it. Raises `HoldfastError` with
+    the code ``archive_not_found`` or ``option_invalid``.
+    """
+    if os.path.isdir(path):
+        path = os.path.join(path, "manifest.json")
+    try:
+        with open(path, encoding="utf-8") as file:
+            values = json.load(file)
+    except OSError as exc:
+        raise HoldfastError(
+            code="archive_not_found",
+            msg="Cannot read the fingerprint in %s: %s" % (path, exc.strerror),
+            hint="Give an archive's directory, its manifest.json, or a file with a fingerprint.",
+        ) from exc
+    except ValueError as exc:
+        raise HoldfastError(
+            code="option_invalid",
+            msg="%s is not JSON: %s" % (path, exc),
+            hint="Give an archive's directory, its manifest.json, or a file with a fingerprint.",
+        ) from exc
+    if not isinstance(values, dict) or "fingerprint" not in values:
+        return Fingerprint.from_dict(values)
+    fingerprint = Fingerprint.from_dict(values["fingerprint"])
+    ends = values.get("sequences_after") or {}
+    starts = values.get("sequences_before") or {}
+    sequences = {
+        name: dict(
+            facts,
+            last_value=starts.get(name, facts)["last_value"],
+            last_value_max=ends.get(name, facts)["last_value"],
+        )
+        for name, facts in fingerprint.sequences.items()
+    }
+    return replace(fingerprint, sequences=sequences)
+
+
+def fingerprint_report(
+    *,
+    server: Server,
+    database: str,
+    compare_with: str | None = None,
+    reference_path: str | None = None,
+    jobs: int = 2,
+    full: bool = False,
+) -> dict[str, Any]:
+    """Return what `pg_fingerprint_info` says: proofs of ``database`` and its differences from a reference, if any.
+
+    The reference is another database of the server or the fingerprint at ``reference_path``; in each difference it
+    is ``before``, and ``database`` is ``after``.
+    """
+    started = time.monotonic()
+    reference = read_fingerprint(reference_path) if reference_path else None
+    algorithm = reference.algorithm if reference else None
+    fingerprint = take_fingerprint(server=server, database=database, jobs=jobs, algorithm=algorithm)
+    if compare_with:
+        reference = take_fingerprint(server=server, database=compare_with, jobs=jobs)
+    values = fingerprint.as_dict()
+    result: dict[str, Any] = {
+        "changed": False,
+        "database": database,
+        "algorithm": fingerprint.algorithm,
+        "tables": values["tables"],
+        "materialized_views": values["materialized_views"],
+        "sequences": values["sequences"],
+        "large_objects": len(fingerprint.large_objects),
+        "objects": len(fingerprint.objects),
+        "rows": fingerprint.rows,
+        "differences": [],
+    }
+    if reference is not None:
+        result["differences"] = compare_fingerprints(reference, fingerprint)
+        result["equal"] = not result["differences"]
+    if full:
+        result["fingerprint"] = values
+    result["duration_s"] = round(time.monotonic() - started, 3)
+    return result
 
 
 # --- comparing -----------------------------------------------------------------------------------------------------

@@ -293,7 +293,8 @@ SELECT 'publication ' || quote_ident(p.pubname),
 DEFAULT_PRIVILEGES = """
 SELECT 'default privileges of ' || quote_ident(pg_get_userbyid(d.defaclrole)) || ' on '
        || CASE d.defaclobjtype WHEN 'r' THEN 'tables' WHEN 'S' THEN 'sequences' WHEN 'f' THEN 'functions'
-               WHEN 'T' THEN 'types' WHEN 'n' THEN 'schemas' WHEN 'L' THEN 'large objects' ELSE d.defaclobjtype::text END
+               WHEN 'T' THEN 'types' WHEN 'n' THEN 'schemas'
+               WHEN 'L' THEN 'large objects' ELSE d.defaclobjtype::text END
        || coalesce(' in schema ' || (SELECT quote_ident(nspname) FROM pg_namespace WHERE oid = d.defaclnamespace), ''),
        jsonb_build_object('acl', {default_acl})
   FROM pg_default_acl d

@@ -244,7 +244,7 @@ def create_database_sql(
 ) -> sql.Composed:
     """Return CREATE DATABASE with the encoding, locale, provider, owner and tablespace of ``properties``.
 
-    Encoding and locale are stated for template0 only: a copy of another template has that template's.
+    Encoding, locale and tablespace are stated for template0 only: a copy of another template has that template's.
     Raises `HoldfastError` with the code ``unsupported`` when this server version has no such locale provider.
     """
     options: list[tuple[str, sql.Composable]] = [
@@ -253,7 +253,11 @@ def create_database_sql(
     ]
     if template == "template0":
         options += _locale_options(database, properties, server_version)
-    options.append(("TABLESPACE", sql.Identifier(tablespace or properties.tablespace)))
+    # Naming even the default tablespace asks for a privilege that owners of databases seldom have.
+    if tablespace is None and template == "template0" and properties.tablespace != "pg_default":
+        tablespace = properties.tablespace
+    if tablespace is not None:
+        options.append(("TABLESPACE", sql.Identifier(tablespace)))
     if strategy is not None and server_version >= 150000:
         options.append(("STRATEGY", sql.Literal(strategy)))
     if connection_limit is not None:
