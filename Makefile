@@ -88,13 +88,18 @@ test: prerequisites dev ## Everything: lint, docs, sanity, unit, integration
 
 .PHONY: lint
 lint: export PATH := $(CURDIR)/.venv/bin:$(PATH)
+lint: export MYPYPATH := .collections
 lint: dev ## ruff, yamllint, ansible-lint (production), mypy (strict), changelog
-	ruff check .
-	ruff format --check .
-	yamllint --strict .
-	ansible-lint
-	MYPYPATH=.collections mypy -p ansible_collections.holdfast.postgres.plugins.module_utils
-	antsibull-changelog lint
+	@failed=; \
+	check() { echo "lint: $$*"; "$$@" || failed="$$failed $$1"; }; \
+	check ruff check .; \
+	check ruff format --check .; \
+	check yamllint --strict .; \
+	check ansible-lint; \
+	check mypy -p ansible_collections.holdfast.postgres.plugins.module_utils; \
+	check mypy --strict inventories/embedded_server.py; \
+	check antsibull-changelog lint; \
+	[[ ! $$failed ]] || { echo "lint: failed:$$failed" >&2; exit 1; }
 
 .PHONY: docs
 docs: export PATH := $(CURDIR)/.venv/bin:$(PATH)
