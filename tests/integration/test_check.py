@@ -132,7 +132,8 @@ def test_all_checks_see_one_snapshot(run, pg18, database):
             cursor.execute(
                 "CREATE FUNCTION wait_for_check() RETURNS void LANGUAGE plpgsql AS"
                 " $$ BEGIN WHILE NOT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE '%pg_sleep(1.2)%'"
-                " AND application_name LIKE 'holdfast pg_check%') LOOP PERFORM pg_sleep(0.02), pg_stat_clear_snapshot();"
+                " AND application_name LIKE 'holdfast pg_check%')"
+                " LOOP PERFORM pg_sleep(0.02), pg_stat_clear_snapshot();"
                 " END LOOP; END $$"
             )
         import threading
