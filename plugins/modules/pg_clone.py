@@ -141,8 +141,8 @@ duration_s:
   type: float
 code:
   description:
-    - V(target_exists), V(database_in_use) with RV(ignore:sessions), V(destination_full), V(database_not_found),
-      V(database_invalid), V(swap_blocked), V(permission_denied), V(unsupported) or another stable word.
+    - V(target_exists), V(database_in_use) with RV(ignore:sessions) or RV(ignore:blockers), V(destination_full),
+      V(database_not_found), V(database_invalid), V(permission_denied), V(unsupported) or another stable word.
   returned: failure
   type: str
 """

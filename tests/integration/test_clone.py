@@ -206,7 +206,7 @@ def test_refusals_say_what_and_leave_nothing(pg18: TestServer, source: str, targ
         (source, "postgres", {}, "option_invalid"),
         (source, "x" * 64, {}, "name_invalid"),
         (source, target, {"drain_timeout_s": -1}, "option_invalid"),
-        (source, target, {}, "swap_blocked"),
+        (source, target, {}, "database_in_use"),
     ]
     for one, other, options, code in refusals:
         with pytest.raises(HoldfastError) as refusal:

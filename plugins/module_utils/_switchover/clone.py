@@ -118,7 +118,7 @@ def clone_database(
     In check mode nothing is changed, and what circumstances forbid is told by ``possible`` and ``reason``. Otherwise
     raises `HoldfastError` with the codes ``name_invalid``, ``option_invalid``, ``server_is_standby``,
     ``database_not_found``, ``database_invalid``, ``target_exists``, ``permission_denied``, ``role_missing``,
-    ``unsupported``, ``destination_full``, ``swap_blocked`` or ``database_in_use``; no target exists then.
+    ``unsupported``, ``destination_full`` or ``database_in_use``; no target exists then.
     """
     started = time.monotonic()
     check_name(source)
@@ -284,7 +284,7 @@ def _obstacles(
     if prepared:
         found.append(
             HoldfastError(
-                code="swap_blocked",
+                code="database_in_use",
                 msg="Database %r cannot be copied: %s." % (source.name, "; ".join(b["message"] for b in prepared)),
                 hint="COMMIT PREPARED or ROLLBACK PREPARED them; the server counts each as a session.",
                 blockers=prepared,

@@ -53,8 +53,8 @@ def test_message_names_each_session_with_what_it_does() -> None:
     error = in_use([CLIENT, replace(CLIENT, pid=4712, application_name="", state=None)], waited_s=5)
     assert error.code == "database_in_use"
     assert error.msg == (
-        "2 sessions did not leave within 5.0 s: "
-        "pid 4711 (user reporting, application nightly, from 10.0.0.7, idle in transaction for 93 s) in database 'app'; "
+        "2 sessions did not leave within 5.0 s: pid 4711 (user reporting, application nightly, from 10.0.0.7, "
+        "idle in transaction for 93 s) in database 'app'; "
         "pid 4712 (user reporting, from 10.0.0.7) in database 'app'"
     )
     assert error.details["sessions"][0]["transaction_age_s"] == 93.4
