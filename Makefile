@@ -95,7 +95,7 @@ lint: dev ## ruff, yamllint, ansible-lint (production), mypy (strict), changelog
 	check ruff check .; \
 	check ruff format --check .; \
 	check yamllint --strict .; \
-	check ansible-lint; \
+	check ansible-lint --nocolor; \
 	check mypy -p ansible_collections.holdfast.postgres.plugins.module_utils; \
 	check mypy --strict inventories/embedded_server.py; \
 	check antsibull-changelog lint; \
