@@ -24,11 +24,11 @@ def report_document(deployment: Mapping[str, Any], facts: Mapping[str, Any]) -> 
     ``proofs``, ``summary`` (one paragraph), ``ok``, and ``steps_to_record``, what the ledger has not heard of yet.
     """
     kind = str(facts["kind"])
-    failure = _failure(facts.get("failure"))
+    failure = _failure(facts.get("failure"), started=facts.get("started") or {}, first=STAGES[kind][0])
     swapped = bool((facts.get("swap") or {}).get("retired")) and not (facts.get("swap") or {}).get("failed")
     status = _status(kind, failure, swapped)
     steps = [_step(step) for step in deployment.get("steps") or []]
-    missing = _missing_steps(kind, steps, facts.get("stage"), failure, swapped)
+    missing = _missing_steps(kind, facts, failure, swapped)
     rollback = _rollback(facts, swapped)
     document: dict[str, Any] = {
         "deployment": {
@@ -42,7 +42,7 @@ def report_document(deployment: Mapping[str, Any], facts: Mapping[str, Any]) -> 
             "operator": deployment.get("operator"),
             "controller": deployment.get("controller"),
         },
-        "steps": steps + missing,
+        "steps": steps or missing,
         "steps_to_record": missing,
         "backup": facts.get("archive") or None,
         "migrations": _migrations(facts),
@@ -56,11 +56,15 @@ def report_document(deployment: Mapping[str, Any], facts: Mapping[str, Any]) -> 
     return document
 
 
-def _failure(failure: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _failure(failure: Mapping[str, Any] | None, *, started: Mapping[str, str], first: str) -> dict[str, Any] | None:
+    """Return the reason of a failure with the stage that failed: the last one that began."""
     if not failure:
         return None
     result = failure.get("result") or {}
-    kept = {key: failure.get(key) or "" for key in ("stage", "started_at", "msg", "code", "hint")}
+    began = {name: when for name, when in started.items() if when and when <= str(failure.get("at") or when)}
+    stage = max(began, key=lambda name: began[name], default=first)
+    kept: dict[str, Any] = {"stage": stage, "started_at": began.get(stage) or None}
+    kept.update({key: failure.get(key) or "" for key in ("msg", "code", "hint")})
     for key in ("path", "line", "statement", "sqlstate", "differences"):
         if result.get(key):
             kept[key] = result[key]
@@ -84,23 +88,19 @@ def _step(step: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _missing_steps(
-    kind: str, steps: list[dict[str, Any]], stage: Mapping[str, Any] | None, failure: Any, swapped: bool
+    kind: str, facts: Mapping[str, Any], failure: Mapping[str, Any] | None, swapped: bool
 ) -> list[dict[str, Any]]:
-    """Return the steps that nobody recorded: the one that failed, and those that were not needed."""
-    recorded = {step["name"] for step in steps}
-    missing = []
-    for name in STAGES.get(kind, ()):
-        if name in recorded:
-            continue
+    """Return the steps that no stage recorded: those that failed, those that were not needed, and the report."""
+    started = facts.get("started") or {}
+    missing: list[dict[str, Any]] = []
+    for name in STAGES[kind]:
         if failure and failure["stage"] == name:
-            missing.append({"name": name, "status": "failed", "started_at": failure["started_at"] or None})
-        else:
+            missing.append({"name": name, "status": "failed", "started_at": failure["started_at"]})
+        elif not started.get(name):
             missing.append({"name": name, "status": "skipped"})
-    if failure and not swapped and stage and stage.get("name") == "rollback" and "rollback" not in recorded:
-        missing = [step for step in missing if step["name"] != "rollback"]
-        missing.append({"name": "rollback", "status": "failed", "started_at": stage.get("started_at")})
-    if "report" not in recorded:
-        missing.append({"name": "report", "status": "succeeded"})
+    if kind == "deploy" and started.get("rollback") and not swapped:
+        missing.append({"name": "rollback", "status": "failed", "started_at": started["rollback"]})
+    missing.append({"name": "report", "status": "succeeded"})
     return missing
 
 
@@ -165,8 +165,9 @@ def _summary(document: Mapping[str, Any], facts: Mapping[str, Any], swapped: boo
     database = facts["database"]
     sentences = [_what_happened(document, facts, database, kind, swapped)]
     failure = document["failure"]
-    if failure and failure["hint"]:
-        sentences.append("Next: %s" % failure["hint"])
+    hint = (facts.get("undo_failure") or {}).get("hint") or (failure or {}).get("hint")
+    if hint:
+        sentences.append("Next: %s" % hint)
     rollback = document["rollback"]
     if rollback and swapped:
         sentences.append(
@@ -214,6 +215,8 @@ def _what_failed(
         return "The deployment to %s %s. It was undone: %s again, as before." % (database, reason, serves)
     if swapped:
         return "The %s of %s %s. The names were exchanged already: %s." % (kind, database, reason, serves)
-    if (facts.get("migrate") or {}).get("applied"):
-        return "The %s of %s %s. IT WAS NOT UNDONE: %s." % (kind, database, reason, serves)
+    if (facts.get("migrate") or {}).get("applied") or (facts.get("migrate") or {}).get("partial"):
+        undo = (facts.get("undo_failure") or {}).get("msg")
+        why = " The undo failed: %s." % str(undo).rstrip(".") if undo else ""
+        return "The %s of %s %s.%s IT WAS NOT UNDONE: %s." % (kind, database, reason, why, serves)
     return "The %s of %s %s. The live database was not changed: %s." % (kind, database, reason, serves)
