@@ -1,0 +1,730 @@
+# Copyright: Holdfast maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Running migrations up and down, so that each is whole, or not there, or the history says where it stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection import (
+    Server,
+    refuse_standby,
+    require_driver,
+)
+from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
+from ansible_collections.holdfast.postgres.plugins.module_utils._migration import statements as scanner
+from ansible_collections.holdfast.postgres.plugins.module_utils._migration.failure import StatementFailed, clean
+from ansible_collections.holdfast.postgres.plugins.module_utils._migration.history import (
+    APPLIED,
+    PARTIAL,
+    REVERTING,
+    Entry,
+    History,
+    current_version,
+)
+from ansible_collections.holdfast.postgres.plugins.module_utils._migration.layouts import (
+    Migration,
+    Script,
+    SourceFile,
+    migrations,
+)
+from ansible_collections.holdfast.postgres.plugins.module_utils._migration.locks import (
+    APPLICATION_NAME,
+    BlockerWatch,
+    RunnerLock,
+    lock_worker,
+    refuse_pooler,
+    runner_lock,
+    set_parameters,
+)
+from ansible_collections.holdfast.postgres.plugins.module_utils._migration.plan import (
+    Prepared,
+    Step,
+    plan_down,
+    plan_up,
+)
+from ansible_collections.holdfast.postgres.plugins.module_utils._migration.statements import Statement
+
+try:
+    import psycopg2
+    from psycopg2 import errorcodes
+    from psycopg2.extensions import TRANSACTION_STATUS_INTRANS
+except ImportError:  # reported by connection.require_driver()
+    pass
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+    from psycopg2.extensions import cursor as Cursor
+else:
+    Connection = Any
+    Cursor = Any
+
+T = TypeVar("T")
+
+MAX_NOTICES = 100
+BACKOFF_FIRST_S = 0.5
+BACKOFF_LIMIT_S = 30.0
+RANDOM = random.SystemRandom()
+
+# The login role writes the history, whatever role the file has switched to; the end of the transaction undoes it.
+AS_LOGIN_ROLE = "SET LOCAL SESSION AUTHORIZATION DEFAULT; SET LOCAL ROLE NONE"
+BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to run; names and defaults are those of the module's options."""
+
+    history_table: str = "public.schema_version"
+    target_version: str | None = None
+    deployment_id: str | None = None
+    lock_timeout_ms: int = 2000
+    lock_retries: int = 5
+    statement_timeout_ms: int = 0
+    idle_in_transaction_session_timeout_ms: int = 0
+    allow_out_of_order: bool = False
+    allow_missing: bool = False
+    role: str | None = None
+
+
+def migrate(
+    *,
+    server: Server,
+    database: str,
+    files: Sequence[SourceFile],
+    state: str,
+    settings: Settings,
+    check: bool = False,
+) -> dict[str, Any]:
+    """Bring ``database`` to ``state`` (``status``, ``applied`` or ``reverted``) and return the module's result.
+
+    Durations are in milliseconds. Raises `HoldfastError`; what was done before is in its details, under the keys
+    of the result.
+    """
+    require_driver()
+    found = migrations(files)
+    history = History(settings.history_table)
+    if state == "status":
+        with server.session(database, application_name=APPLICATION_NAME) as connection, connection.cursor() as cursor:
+            set_parameters(cursor, {"timezone": "UTC", "datestyle": "ISO"})
+            entries = history.read(cursor)
+        run = _Run(database=database, found=found, history=history, settings=settings, entries=entries)
+        with run.facts_in_failures():
+            run.pending = _up(run)
+        return {**run.result(), "history": [_row(entry) for entry in entries]}
+
+    with runner_lock(server=server, database=database) as lock:
+        refuse_standby(lock.connection)
+        with lock.connection.cursor() as cursor:
+            _check_role(cursor, settings.role)
+            entries = history.read(cursor)
+        run = _Run(database=database, found=found, history=history, settings=settings, entries=entries)
+        with run.facts_in_failures():
+            if state == "applied":
+                run.pending = _up(run)
+                steps = run.pending
+            else:
+                steps = plan_down(migrations=found, entries=entries, target_version=settings.target_version)
+            if check:
+                run.predicted = steps
+                if state == "reverted":
+                    run.reverted = [_listed(step) for step in steps]
+            elif steps:
+                with _worker(server=server, lock=lock, run=run) as worker:
+                    for step in steps:
+                        if state == "applied":
+                            worker.up(step)
+                        else:
+                            worker.down(step)
+        return run.result()
+
+
+def _up(run: _Run) -> list[Step]:
+    return plan_up(
+        migrations=run.found,
+        entries=run.entries,
+        target_version=run.settings.target_version,
+        allow_out_of_order=run.settings.allow_out_of_order,
+        allow_missing=run.settings.allow_missing,
+    )
+
+
+def _check_role(cursor: Cursor, role: str | None) -> None:
+    if not role:
+        return
+    cursor.execute(
+        "SELECT pg_catalog.pg_has_role(session_user, r.oid, %s) FROM pg_catalog.pg_roles AS r WHERE r.rolname = %s",
+        ("SET" if cursor.connection.server_version >= 160000 else "MEMBER", role),
+    )
+    row = cursor.fetchone()
+    if row is None:
+        raise HoldfastError(
+            code="role_missing",
+            msg="The role %r, which is to own new objects, does not exist on this server." % role,
+            hint="Create it, or set role to an existing one.",
+        )
+    if not row[0]:
+        raise HoldfastError(
+            code="permission_denied",
+            msg="The login role may not SET ROLE to %r." % role,
+            hint="GRANT that role to the login role, or connect as a superuser.",
+        )
+
+
+@dataclass
+class _Run:
+    """What one call knows and has done so far."""
+
+    database: str
+    found: list[Migration]
+    history: History
+    settings: Settings
+    entries: list[Entry]
+    pending: list[Step] = field(default_factory=list)
+    predicted: list[Step] = field(default_factory=list)
+    applied: list[dict[str, Any]] = field(default_factory=list)
+    reverted: list[dict[str, Any]] = field(default_factory=list)
+    before: list[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.before = [entry.version for entry in self.entries if entry.state == APPLIED]
+
+    def record(self, entry: Entry) -> None:
+        """Remember what the history says now about a version."""
+        self.forget(entry.version)
+        self.entries.append(entry)
+
+    def forget(self, version: str) -> None:
+        """Remember that the history has no such version any more."""
+        self.entries = [entry for entry in self.entries if entry.version != version]
+
+    def result(self) -> dict[str, Any]:
+        """Return the result of the module."""
+        done = {row["version"] for row in self.applied}
+        after = [entry.version for entry in self.entries if entry.state == APPLIED]
+        if self.predicted and self.reverted:
+            gone = {row["version"] for row in self.reverted}
+            after = [version for version in after if version not in gone]
+        elif self.predicted:
+            after += [step.migration.version for step in self.predicted]
+        target = self.settings.target_version
+        if not target and self.found:
+            target = self.found[-1].version
+        return {
+            "changed": bool(self.applied or self.reverted or self.predicted),
+            "applied": self.applied,
+            "reverted": self.reverted,
+            "pending": [_listed(step) for step in self.pending if step.migration.version not in done],
+            "current_version": current_version(self.entries),
+            "target": target,
+            "partial": any(entry.state != APPLIED for entry in self.entries),
+            "versions": {"before": self.before, "after": after},
+        }
+
+    @contextlib.contextmanager
+    def facts_in_failures(self) -> Iterator[None]:
+        """Give every failure of the block the result so far."""
+        try:
+            yield
+        except HoldfastError as exc:
+            partial = exc.details.get("partial", False)
+            exc.details = {**self.result(), **exc.details}
+            exc.details["partial"] = bool(partial or exc.details["partial"])
+            del exc.details["versions"]
+            raise
+
+
+def _listed(step: Step) -> dict[str, Any]:
+    migration = step.migration
+    return {
+        "version": migration.version,
+        "description": migration.description,
+        "path": migration.up.path,
+        "has_down": migration.down is not None,
+        "has_verify": migration.verify is not None,
+        "transactional": step.up.transactional,
+        "statements": len(step.up.statements),
+        "statements_done": (step.entry.statements_done or 0) if step.entry and step.entry.state == PARTIAL else 0,
+    }
+
+
+def _row(entry: Entry) -> dict[str, Any]:
+    return {
+        "version": entry.version,
+        "description": entry.description,
+        "applied_at": entry.applied_at if entry.applied_at != "-infinity" else None,
+        "checksum": entry.checksum,
+        "down_checksum": entry.down_checksum,
+        "duration_ms": entry.duration_ms,
+        "deployment_id": entry.deployment_id,
+        "applied_by": entry.applied_by,
+        "state": entry.state,
+        "statements_done": entry.statements_done,
+        "statements_total": entry.statements_total,
+    }
+
+
+@contextlib.contextmanager
+def _worker(*, server: Server, lock: RunnerLock, run: _Run) -> Iterator[_Worker]:
+    with server.session(run.database, application_name=APPLICATION_NAME) as connection:
+        refuse_pooler(connection, database=run.database)
+        lock_timeout_s = run.settings.lock_timeout_ms / 1000
+        with BlockerWatch(
+            connection=lock.connection,
+            pid=connection.info.backend_pid,
+            delay_s=min(lock_timeout_s / 2, 1.0) if lock_timeout_s else 1.0,
+        ) as watch:
+            yield _Worker(connection=connection, lock=lock, run=run, watch=watch)
+
+
+class _Worker:
+    """The connection that runs the files, one after the other, each in a session that knows nothing of the last."""
+
+    def __init__(self, *, connection: Connection, lock: RunnerLock, run: _Run, watch: BlockerWatch) -> None:
+        self.connection = connection
+        self.cursor = connection.cursor()
+        self.lock = lock
+        self.run = run
+        self.settings = run.settings
+        self.watch = watch
+        self.notices: deque[str] = deque(maxlen=MAX_NOTICES)
+        self.lock_waits: list[dict[str, Any]] = []
+        self.started = 0.0
+        self.fresh = False
+        lock_worker(self.cursor, database=run.database)
+        self.client_check = connection.server_version >= 140000
+
+    # -- one migration ------------------------------------------------------------------------------------------
+
+    def up(self, step: Step) -> None:
+        """Apply one migration and record it."""
+        with self._failures_explained(step.migration, step.up):
+            self._begin_file()
+            migration = step.migration
+            entry = Entry(
+                version=step.entry.version if step.entry else migration.version,
+                description=migration.description,
+                checksum=migration.up.checksum,
+                deployment_id=self.settings.deployment_id,
+                state=APPLIED,
+                statements_done=len(step.up.statements),
+                statements_total=len(step.up.statements),
+                down_checksum=migration.down.checksum if migration.down else None,
+            )
+
+            def finish() -> None:
+                if step.verify is not None:
+                    self._verify(step.verify)
+                self.cursor.execute(AS_LOGIN_ROLE)
+                self.run.history.write(self.cursor, replace(entry, duration_ms=self._duration_ms()))
+
+            self._run_file(step.up, finish, row=replace(entry, state=PARTIAL), stopped=step.entry)
+            self.run.record(entry)
+            self.run.applied.append(
+                {
+                    "version": migration.version,
+                    "description": migration.description,
+                    "path": migration.up.path,
+                    "duration_ms": self._duration_ms(),
+                    "statements": len(step.up.statements),
+                    "transactional": step.up.transactional,
+                    "notices": list(self.notices),
+                    "lock_waits": self.lock_waits,
+                }
+            )
+
+    def down(self, step: Step) -> None:
+        """Revert one migration and remove it from the history."""
+        assert step.down is not None and step.entry is not None
+        down, recorded = step.down, step.entry
+        with self._failures_explained(step.migration, down):
+            self._begin_file()
+
+            def finish() -> None:
+                self.cursor.execute(AS_LOGIN_ROLE)
+                self.run.history.remove(self.cursor, recorded.version)
+
+            row = replace(recorded, state=REVERTING, statements_total=len(down.statements))
+            self._run_file(down, finish, row=row, stopped=recorded if recorded.state == REVERTING else None)
+            self.run.forget(recorded.version)
+            self.run.reverted.append(
+                {
+                    "version": recorded.version,
+                    "description": step.migration.description,
+                    "path": down.script.path,
+                    "duration_ms": self._duration_ms(),
+                    "statements": len(down.statements),
+                    "transactional": down.transactional,
+                    "notices": list(self.notices),
+                    "lock_waits": self.lock_waits,
+                }
+            )
+
+    def _run_file(self, prepared: Prepared, finish: Callable[[], None], *, row: Entry, stopped: Entry | None) -> None:
+        if self.run.history.columns and self.run.history.lacking():
+            self._retried(lambda: self._in_transaction(self._complete_history), script=prepared.script)
+        if prepared.transactional:
+            self._retried(lambda: self._in_one_transaction(prepared, finish), script=prepared.script)
+        else:
+            self._one_by_one(prepared, row=row, stopped=stopped)
+            self._retried(lambda: self._in_transaction(finish, script=prepared.script), script=prepared.script)
+
+    def _begin_file(self) -> None:
+        """Start from a session with nothing of an earlier file in it, and make sure that we are still alone."""
+        self.started = time.monotonic()
+        self.lock_waits = []
+        self._keep_notices()
+        self.notices.clear()
+        self.lock.check()
+        self._prepare_session()
+
+    def _prepare_session(self) -> None:
+        if self.fresh:
+            return
+        settings = self.settings
+        self.cursor.execute("DISCARD ALL")
+        lock_worker(self.cursor, database=self.run.database)
+        parameters = {
+            "lock_timeout": str(settings.lock_timeout_ms),
+            "statement_timeout": str(settings.statement_timeout_ms),
+            "idle_in_transaction_session_timeout": str(settings.idle_in_transaction_session_timeout_ms),
+            "standard_conforming_strings": "on",
+        }
+        if self.connection.server_version >= 140000:
+            parameters["idle_session_timeout"] = "0"
+        if self.connection.server_version >= 170000:
+            parameters["transaction_timeout"] = "0"
+        set_parameters(self.cursor, parameters)
+        if self.client_check:
+            try:  # so that the server stops working for a runner that was killed
+                set_parameters(self.cursor, {"client_connection_check_interval": "1s"})
+            except psycopg2.errors.InvalidParameterValue:  # the server's platform cannot
+                self.client_check = False
+        self.fresh = True
+
+    def _duration_ms(self) -> int:
+        return round((time.monotonic() - self.started) * 1000)
+
+    # -- a file in one transaction ------------------------------------------------------------------------------
+
+    def _in_one_transaction(self, prepared: Prepared, finish: Callable[[], None]) -> None:
+        def work() -> None:
+            if not self.run.history.columns:
+                self._complete_history()
+            if self.settings.role:
+                self.cursor.execute("SELECT pg_catalog.set_config('role', %s, true)", (self.settings.role,))
+            self.notices.clear()
+            self._run_statements(prepared)
+            finish()
+
+        self._prepare_session()
+        self._in_transaction(work, script=prepared.script)
+
+    def _in_transaction(self, work: Callable[[], T], *, script: Script | None = None) -> T:
+        """Run ``work`` in a transaction that leaves nothing behind when it fails."""
+        columns = dict(self.run.history.columns)
+        self.cursor.execute(BEGIN)
+        try:
+            value = work()
+            try:
+                self.cursor.execute("COMMIT")
+            except psycopg2.Error as exc:
+                if script is None:
+                    raise
+                raise StatementFailed(exc, script=script, doing="at the end of its transaction") from exc
+        except (psycopg2.Error, StatementFailed):
+            self.run.history.columns = columns
+            self._keep_notices()
+            self.fresh = False
+            if not self.connection.closed:
+                with contextlib.suppress(psycopg2.OperationalError, psycopg2.InterfaceError):
+                    self.cursor.execute("ROLLBACK")
+            raise
+        return value
+
+    def _complete_history(self) -> None:
+        self.run.history.complete(self.cursor)
+
+    def _run_statements(self, prepared: Prepared) -> None:
+        for number, statement in enumerate(prepared.statements, 1):
+            self._execute(prepared, statement, number)
+            if self.connection.info.transaction_status != TRANSACTION_STATUS_INTRANS:
+                raise StatementFailed(
+                    "it ended the transaction of the file, what came before is committed",
+                    script=prepared.script,
+                    statement=statement,
+                    number=number,
+                    total=len(prepared.statements),
+                )
+
+    def _execute(self, prepared: Prepared, statement: Statement, number: int) -> None:
+        """Run one statement of a file, watched."""
+
+        def failed(cause: Exception | str) -> StatementFailed:
+            return StatementFailed(
+                cause, script=prepared.script, statement=statement, number=number, total=len(prepared.statements)
+            )
+
+        self.fresh = False
+        try:
+            with self.watch.statement():
+                self.cursor.execute(statement.text)
+        except psycopg2.Error as exc:
+            raise failed(exc) from exc
+        finally:
+            self._keep_notices()
+        info = self.connection.info
+        if info.parameter_status("client_encoding") != "UTF8":
+            raise failed("it changed client_encoding, but migrations are sent as UTF-8")
+        if info.parameter_status("standard_conforming_strings") != "on":
+            raise failed("it changed standard_conforming_strings, by which the rest of the file was read")
+
+    def _keep_notices(self) -> None:
+        self.notices.extend(clean(notice.strip()) for notice in self.connection.notices)
+        setattr(self.connection, "notices", deque(maxlen=MAX_NOTICES))  # noqa: B010 (the driver's own list ends at 50)
+
+    def _verify(self, verify: Prepared) -> None:
+        """Run a verification and undo whatever it did; its error is the migration's error."""
+        self.cursor.execute("SAVEPOINT holdfast_verify")
+        self._run_statements(verify)
+        self.cursor.execute("ROLLBACK TO SAVEPOINT holdfast_verify")
+
+    # -- a file statement by statement --------------------------------------------------------------------------
+
+    def _one_by_one(self, prepared: Prepared, *, row: Entry, stopped: Entry | None) -> None:
+        """Run each statement outside a file's transaction and record it when it is done.
+
+        A statement that can run in a transaction shares one with its record. For any other the history says that
+        it was begun, so that a run after a kill knows what is in doubt.
+        """
+        done = (stopped.statements_done or 0) if stopped else 0
+        in_doubt = stopped.statement_started if stopped else None
+        self._write_progress(prepared, row, done=done, started=in_doubt)
+        if self.settings.role:
+            set_parameters(self.cursor, {"role": self.settings.role})
+        self.fresh = False
+        for number, statement in enumerate(prepared.statements, 1):
+            if number > done:
+                self._single(prepared, statement, number, row=row, in_doubt=number == in_doubt)
+            elif scanner.sets_session(statement):
+                self._execute(prepared, statement, number)
+
+    def _single(self, prepared: Prepared, statement: Statement, number: int, *, row: Entry, in_doubt: bool) -> None:
+        def together() -> None:
+            self._in_transaction(lambda: self._execute_and_record(prepared, statement, number, row))
+
+        def alone() -> None:
+            self._alone(prepared, statement, number, row=row, in_doubt=in_doubt)
+
+        if in_doubt or scanner.outside_transaction(statement):
+            self._retried(alone, script=prepared.script, statement=statement, number=number)
+            return
+        try:
+            self._retried(together, script=prepared.script, statement=statement, number=number)
+        except StatementFailed as exc:
+            if exc.sqlstate not in (errorcodes.INVALID_TRANSACTION_TERMINATION, errorcodes.ACTIVE_SQL_TRANSACTION):
+                raise
+            # It commits by itself, or is of a kind that only the server could tell.
+            self._retried(alone, script=prepared.script, statement=statement, number=number)
+
+    def _execute_and_record(self, prepared: Prepared, statement: Statement, number: int, row: Entry) -> None:
+        self._execute(prepared, statement, number)
+        self.cursor.execute(AS_LOGIN_ROLE)
+        self.run.history.write(self.cursor, self._progress(prepared, row, done=number, started=None))
+
+    def _alone(self, prepared: Prepared, statement: Statement, number: int, *, row: Entry, in_doubt: bool) -> None:
+        index = scanner.concurrent_index(statement)
+        if in_doubt and scanner.may_control_transactions(statement):
+            self._refuse_doubtful(prepared, statement, number, row)
+        if index is not None and index.name:
+            valid = self._index_validity(index)
+            if valid is False:
+                self._drop_invalid_index(prepared, statement, number, index)
+            elif valid and in_doubt:
+                self._write_progress(prepared, row, done=number, started=None)
+                return
+        elif index is not None and in_doubt:
+            self._refuse_doubtful(prepared, statement, number, row)
+        self._write_progress(prepared, row, done=number - 1, started=number)
+        try:
+            self._execute(prepared, statement, number)
+        except StatementFailed as exc:
+            if exc.sqlstate is not None and not self.connection.closed:
+                if not (in_doubt and exc.sqlstate in DONE_BEFORE):
+                    self._write_progress(prepared, row, done=number - 1, started=None)
+                    raise
+            else:
+                raise
+        self._write_progress(prepared, row, done=number, started=None)
+
+    def _refuse_doubtful(self, prepared: Prepared, statement: Statement, number: int, row: Entry) -> NoReturn:
+        failure = StatementFailed(
+            "an earlier run was killed while this statement ran, and whether it has done its work is unknown",
+            script=prepared.script,
+            statement=statement,
+            number=number,
+            total=len(prepared.statements),
+        )
+        raise HoldfastError(
+            code="migration_failed",
+            msg="Migration %s cannot go on by itself: %s" % (row.version, failure.describe()),
+            hint="Look whether it is done. If so, set in the row of this version in %s statement_started to NULL,"
+            " statements_done to %d and checksum to '%s'; if not, statement_started alone. Then run the task again."
+            % (
+                self.run.history,
+                number,
+                prepared.prefix_checksum(number),
+            ),
+            partial=True,
+            **failure.facts(),
+        )
+
+    def _index_validity(self, index: scanner.ConcurrentIndex) -> bool | None:
+        """Return whether an index of that name on that table is valid; None when there is none."""
+        self.cursor.execute(
+            "SELECT i.indisvalid FROM pg_catalog.pg_index AS i"
+            " JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid"
+            " WHERE i.indrelid = pg_catalog.to_regclass(%s) AND c.relname = %s::name AND c.relkind = 'i'",
+            (index.table, index.name),
+        )
+        row = self.cursor.fetchone()
+        return None if row is None else bool(row[0])
+
+    def _drop_invalid_index(
+        self, prepared: Prepared, statement: Statement, number: int, index: scanner.ConcurrentIndex
+    ) -> None:
+        """Drop what a failed build left behind; IF NOT EXISTS would take it for the index."""
+        self.cursor.execute(
+            "SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname) FROM pg_catalog.pg_class AS t"
+            " JOIN pg_catalog.pg_namespace AS n ON n.oid = t.relnamespace"
+            " JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid AND c.relname = %s::name"
+            " WHERE t.oid = pg_catalog.to_regclass(%s)",
+            (index.name, index.table),
+        )
+        row = self.cursor.fetchone()
+        assert row is not None
+        self.notices.append("HOLDFAST: dropping the invalid index %s that a failed build left behind" % row[0])
+        try:
+            with self.watch.statement():
+                self.cursor.execute("DROP INDEX CONCURRENTLY IF EXISTS " + row[0])
+        except psycopg2.Error as exc:
+            raise StatementFailed(
+                exc,
+                script=prepared.script,
+                statement=statement,
+                number=number,
+                total=len(prepared.statements),
+                doing="dropping the invalid index %s" % row[0],
+            ) from exc
+
+    def _progress(self, prepared: Prepared, row: Entry, *, done: int, started: int | None) -> Entry:
+        return replace(
+            row,
+            statements_done=done,
+            statement_started=started,
+            checksum=prepared.prefix_checksum(done),
+            duration_ms=self._duration_ms(),
+        )
+
+    def _write_progress(self, prepared: Prepared, row: Entry, *, done: int, started: int | None) -> None:
+        entry = self._progress(prepared, row, done=done, started=started)
+
+        def write() -> None:
+            self.cursor.execute(AS_LOGIN_ROLE)
+            if not self.run.history.columns:
+                self._complete_history()
+            self.run.history.write(self.cursor, entry)
+
+        self._retried(lambda: self._in_transaction(write), script=prepared.script)
+        self.run.record(entry)
+
+    # -- trying again, and failing ------------------------------------------------------------------------------
+
+    def _retried(
+        self,
+        work: Callable[[], None],
+        *,
+        script: Script,
+        statement: Statement | None = None,
+        number: int | None = None,
+    ) -> None:
+        """Run ``work`` again, after a while, when it could not get a lock."""
+        for attempt in range(1, self.settings.lock_retries + 2):
+            begun = time.monotonic()
+            try:
+                work()
+                return
+            except (psycopg2.Error, StatementFailed) as exc:
+                failure = (
+                    exc
+                    if isinstance(exc, StatementFailed)
+                    else StatementFailed(
+                        exc, script=script, statement=statement, number=number, doing="recording it in the history"
+                    )
+                )
+                if failure.sqlstate not in RETRIED:
+                    raise failure from exc
+                self.lock_waits.append(
+                    {
+                        "attempt": attempt,
+                        "statement": failure.number,
+                        "line": failure.facts()["line"],
+                        "waited_ms": round((time.monotonic() - begun) * 1000),
+                        "sqlstate": failure.sqlstate,
+                        **self.watch.seen(),
+                    }
+                )
+                if attempt > self.settings.lock_retries:
+                    raise failure from exc
+            pause_s = min(BACKOFF_LIMIT_S, BACKOFF_FIRST_S * 2 ** (attempt - 1))
+            time.sleep(pause_s * RANDOM.uniform(0.5, 1.0))
+
+    @contextlib.contextmanager
+    def _failures_explained(self, migration: Migration, prepared: Prepared) -> Iterator[None]:
+        """Turn a failed statement into the failure of a migration that says what is left."""
+        try:
+            yield
+        except StatementFailed as failure:
+            entry = next((e for e in self.run.entries if e.version == migration.version), None)
+            self._explain(failure, migration, prepared, entry)
+        except psycopg2.Error as exc:
+            self._explain(StatementFailed(exc, script=prepared.script), migration, prepared, None)
+
+    def _explain(
+        self, failure: StatementFailed, migration: Migration, prepared: Prepared, entry: Entry | None
+    ) -> NoReturn:
+        partial = entry is not None and entry.state != APPLIED
+        if failure.sqlstate is None and failure.doing.startswith("at the end"):
+            left = "The connection broke during COMMIT: state=status tells whether the migration is there."
+        elif partial and entry is not None:
+            left = "%d of %d statements are done and recorded; the next run goes on with the next one." % (
+                entry.statements_done or 0,
+                len(prepared.statements),
+            )
+        else:
+            left = "The file was rolled back."
+        raise HoldfastError(
+            code="migration_failed",
+            msg="Migration %s (%s) failed. %s %s"
+            % (migration.version, migration.description, left, failure.describe()),
+            hint=failure.hint,
+            version=migration.version,
+            description=migration.description,
+            partial=partial,
+            **({"changed": True} if partial else {}),
+            notices=list(self.notices),
+            lock_waits=self.lock_waits,
+            **failure.facts(),
+        ) from failure
+
+
+RETRIED = ("55P03", "40P01")
+#: What the server says when a statement in doubt has in fact done its work before: the object is there, or gone.
+DONE_BEFORE = ("42P04", "42P07", "42710", "3D000", "42704")

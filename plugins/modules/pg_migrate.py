@@ -1,0 +1,445 @@
+#!/usr/bin/python
+# Copyright: Holdfast maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Apply and revert migrations."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: pg_migrate
+short_description: Apply, revert and list migrations of a PostgreSQL database
+version_added: 0.1.0
+description:
+  - Brings a database to a version by running SQL files, and keeps a history of them in the database.
+  - A migration is a directory C(<version>_<name>/) with C(up.sql) and, if wanted, C(down.sql) and C(verify.sql), or
+    files C(<version>_<name>.up.sql), C(.down.sql) and C(.verify.sql). Versions such as V(0001), V(20240101120000) or
+    V(v1.10.0) compare as numbers.
+  - Each file runs in one transaction together with its row in the history, so it is there whole or not at all,
+    whenever the run ends.
+  - "A file that begins with the line C(-- holdfast: no-transaction) runs statement by statement, and the history says
+    which of them are done; the next run goes on there."
+  - C(verify.sql) runs after C(up.sql) in the same transaction, and what it writes is undone. An error in it, such as
+    one of C(RAISE EXCEPTION), undoes the migration too.
+  - Every statement waits for locks for O(lock_timeout_ms) at most. A file that could not get one is rolled back and
+    tried again.
+  - One runner works on a database at a time. Migrations need direct connections and refuse to run through PgBouncer.
+  - Check mode connects and compares everything and runs nothing.
+extends_documentation_fragment:
+  - holdfast.postgres.connection
+options:
+  database:
+    description: The database to migrate.
+    type: str
+    required: true
+  source:
+    description:
+      - Directories of migrations, which are merged.
+      - They are on the controller, relative paths as for O(ansible.builtin.copy#module:src), unless O(remote_src).
+    type: list
+    elements: path
+    default: []
+  remote_src:
+    description: Whether the directories in O(source) are on the managed host.
+    type: bool
+    default: false
+  files:
+    description: What O(source) holds, as the action plugin reads it. Not for playbooks.
+    type: list
+    elements: dict
+    suboptions:
+      path:
+        description: Where the file was read.
+        type: str
+        required: true
+      content:
+        description: Its content in Base64.
+        type: str
+        required: true
+  state:
+    description:
+      - V(applied) runs what is pending.
+      - V(reverted) runs the steps down of what is newer than O(target_version), newest first.
+      - V(status) lists what is applied and pending. It fails where V(applied) would refuse to begin.
+    type: str
+    choices: [applied, reverted, status]
+    default: applied
+  target_version:
+    description:
+      - The version to stop at. Quote it, since YAML reads 1.10 as the number 1.1.
+      - With O(state=applied), the newest version by default; migrations above it stay as they are.
+      - With O(state=reverted) it is required, and V(0) reverts everything.
+    type: str
+  history_table:
+    description:
+      - The table of the history, with its schema. It is created by the first migration.
+      - A table with at least C(version) that somebody else has made is adopted; columns that it lacks are added.
+    type: str
+    default: public.schema_version
+  deployment_id:
+    description: Kept in the history beside each migration.
+    type: str
+  lock_timeout_ms:
+    description: The longest wait of a statement for a lock, in milliseconds; V(0) for no limit.
+    type: int
+    default: 2000
+  lock_retries:
+    description:
+      - How often to try again what could not get a lock or met a deadlock.
+      - The pauses begin at half a second and double.
+      - A file with a transaction is tried again as a whole, otherwise the statement.
+    type: int
+    default: 5
+  statement_timeout_ms:
+    description: The longest time of a statement, in milliseconds; V(0) for no limit.
+    type: int
+    default: 0
+  idle_in_transaction_session_timeout_ms:
+    description: The longest time between two statements of a file, in milliseconds; V(0) for no limit.
+    type: int
+    default: 0
+  allow_out_of_order:
+    description: Whether to apply migrations that are older than the newest applied one.
+    type: bool
+    default: false
+  allow_missing:
+    description: Whether to accept versions in the history for which there are no files.
+    type: bool
+    default: false
+  role:
+    description: A role to switch to before the files run, so that new objects belong to it.
+    type: str
+seealso:
+  - name: Migrate a database
+    description: Layouts, transactions, locks, and what to do after a failure.
+    link: https://github.com/holdfast-postgres/holdfast.postgres/blob/main/docs/migrate-a-database.md
+author:
+  - Holdfast maintainers (@holdfast-postgres)
+"""
+
+EXAMPLES = r"""
+- name: Apply the pending migrations
+  holdfast.postgres.pg_migrate:
+    database: rently_lending
+    source: [migrations]
+
+- name: Show what is pending
+  holdfast.postgres.pg_migrate:
+    database: rently_lending
+    source: [migrations]
+    state: status
+  register: migrations
+
+- name: Go back to version 1
+  holdfast.postgres.pg_migrate:
+    database: rently_lending
+    source: [migrations]
+    state: reverted
+    target_version: v1.0.0
+"""
+
+RETURN = r"""
+applied:
+  description: The migrations that were applied, in order. In a failure, those before it.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    version:
+      description: The version as in the file's name.
+      type: str
+    description:
+      description: The rest of the file's name.
+      type: str
+    path:
+      description: The file.
+      type: str
+    duration_ms:
+      description: How long it took, with waits and retries.
+      type: int
+    statements:
+      description: How many statements the file has.
+      type: int
+    transactional:
+      description: Whether it ran in one transaction.
+      type: bool
+    notices:
+      description: The last 100 notices of the server.
+      type: list
+      elements: str
+    lock_waits:
+      description: Each attempt that could not get a lock.
+      type: list
+      elements: dict
+      contains:
+        attempt:
+          description: The number of the attempt, from 1.
+          type: int
+        statement:
+          description: The number of the statement in its file.
+          type: int
+        line:
+          description: Its line.
+          type: int
+        waited_ms:
+          description: How long the attempt took.
+          type: int
+        sqlstate:
+          description: The server's code, V(55P03) for a lock time-out and V(40P01) for a deadlock.
+          type: str
+        lock:
+          description: The mode of the lock that was waited for.
+          type: str
+        object:
+          description: The table that it was waited for, or the kind of object.
+          type: str
+        blockers:
+          description: The sessions that held it, the oldest transaction first.
+          type: list
+          elements: dict
+          contains:
+            pid:
+              description: The process id; V(0) for a prepared transaction.
+              type: int
+            user:
+              description: The role.
+              type: str
+            application:
+              description: The application_name.
+              type: str
+            state:
+              description: The state, such as V(idle in transaction).
+              type: str
+            transaction_age_s:
+              description: How long its transaction had lasted.
+              type: float
+            query:
+              description: The beginning of its current or last statement.
+              type: str
+reverted:
+  description: The migrations that were reverted, in that order, as in RV(applied). In check mode those that would be.
+  returned: always
+  type: list
+  elements: dict
+pending:
+  description: The migrations that are still to be applied, in order. In check mode those that would be.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    version:
+      description: The version as in the file's name.
+      type: str
+    description:
+      description: The rest of the file's name.
+      type: str
+    path:
+      description: The file of the step up.
+      type: str
+    has_down:
+      description: Whether there is a step down.
+      type: bool
+    has_verify:
+      description: Whether there is a verification.
+      type: bool
+    transactional:
+      description: Whether it runs in one transaction.
+      type: bool
+    statements:
+      description: How many statements it has.
+      type: int
+    statements_done:
+      description: How many of them an earlier run has done, for a file without transaction that stopped half-way.
+      type: int
+history:
+  description: The rows of the history in the order in which they were applied.
+  returned: O(state=status)
+  type: list
+  elements: dict
+  contains:
+    version:
+      description: The version.
+      type: str
+    description:
+      description: What it is.
+      type: str
+    applied_at:
+      description: When it was applied, in UTC; none while it is not complete.
+      type: str
+    checksum:
+      description:
+        - The sha256 of the file, or of the statements that are done when RV(history[].state) is not V(applied).
+      type: str
+    down_checksum:
+      description: The sha256 of the step down.
+      type: str
+    duration_ms:
+      description: How long it took.
+      type: int
+    deployment_id:
+      description: The deployment that applied it.
+      type: str
+    applied_by:
+      description: The role that applied it.
+      type: str
+    state:
+      description: V(applied), V(partial) half-way up, or V(reverting) half-way down.
+      type: str
+    statements_done:
+      description: How many statements are done.
+      type: int
+    statements_total:
+      description: How many statements the file has.
+      type: int
+current_version:
+  description: The version that was applied last and is complete; none when there is none.
+  returned: always
+  type: str
+  sample: v2.0.0
+target:
+  description: The version that was asked for, or the newest among the files.
+  returned: always
+  type: str
+partial:
+  description: Whether a file without transaction has stopped half-way.
+  returned: always
+  type: bool
+version:
+  description: The migration that failed.
+  returned: when a migration fails
+  type: str
+description:
+  description: What the migration that failed is.
+  returned: when a migration fails
+  type: str
+path:
+  description: The file that failed.
+  returned: when a migration fails or cannot be understood
+  type: str
+line:
+  description: The line in it.
+  returned: when a statement fails
+  type: int
+column:
+  description: The column, when the server tells one.
+  returned: when a statement fails
+  type: int
+statement:
+  description: The first 200 characters of the statement, with passwords masked.
+  returned: when a statement fails
+  type: str
+statement_number:
+  description: Its number in the file, from 1.
+  returned: when a statement fails
+  type: int
+sqlstate:
+  description: The server's error code.
+  returned: when a statement fails
+  type: str
+lock_waits:
+  description: As RV(applied[].lock_waits), for the migration that failed.
+  returned: when a migration fails
+  type: list
+  elements: dict
+notices:
+  description: As RV(applied[].notices), for the migration that failed.
+  returned: when a migration fails
+  type: list
+  elements: str
+"""
+
+import base64
+import binascii
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.holdfast.postgres.plugins.module_utils._core.argspec import (
+    connection_argument_spec,
+    failures_reported,
+    server_from,
+)
+from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
+from ansible_collections.holdfast.postgres.plugins.module_utils._migration.layouts import (
+    SourceFile,
+    read_directories,
+)
+from ansible_collections.holdfast.postgres.plugins.module_utils._migration.runner import Settings, migrate
+
+SETTINGS = (
+    "target_version",
+    "history_table",
+    "deployment_id",
+    "lock_timeout_ms",
+    "lock_retries",
+    "statement_timeout_ms",
+    "idle_in_transaction_session_timeout_ms",
+    "allow_out_of_order",
+    "allow_missing",
+    "role",
+)
+
+
+def argument_spec() -> dict[str, dict[str, Any]]:
+    """Return the options of the module."""
+    return {
+        "database": {"type": "str", "required": True},
+        "source": {"type": "list", "elements": "path", "default": []},
+        "remote_src": {"type": "bool", "default": False},
+        "files": {
+            "type": "list",
+            "elements": "dict",
+            "options": {
+                "path": {"type": "str", "required": True},
+                # A migration may set a password; in Base64 it is never taken for a part of the output.
+                "content": {"type": "str", "required": True, "no_log": True},
+            },
+        },
+        "state": {"type": "str", "choices": ["applied", "reverted", "status"], "default": "applied"},
+        "target_version": {"type": "str"},
+        "history_table": {"type": "str", "default": "public.schema_version"},
+        "deployment_id": {"type": "str"},
+        "lock_timeout_ms": {"type": "int", "default": 2000},
+        "lock_retries": {"type": "int", "default": 5},
+        "statement_timeout_ms": {"type": "int", "default": 0},
+        "idle_in_transaction_session_timeout_ms": {"type": "int", "default": 0},
+        "allow_out_of_order": {"type": "bool", "default": False},
+        "allow_missing": {"type": "bool", "default": False},
+        "role": {"type": "str"},
+    }
+
+
+def files_from(params: dict[str, Any]) -> list[SourceFile]:
+    """Return the files of the directories, read here or by the action plugin."""
+    if params["remote_src"] or params["files"] is None:
+        return read_directories(params["source"])
+    try:
+        return [SourceFile(path=f["path"], content=base64.b64decode(f["content"])) for f in params["files"]]
+    except binascii.Error as exc:
+        raise HoldfastError(
+            code="option_invalid",
+            msg="The option files is not what the action plugin makes of source: %s." % exc,
+            hint="Set source; files is not for playbooks.",
+        ) from exc
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(argument_spec={**connection_argument_spec(), **argument_spec()}, supports_check_mode=True)
+    module.add_path_info = lambda result: result  # RV(path) names a file of the controller
+    with failures_reported(module):
+        result = migrate(
+            server=server_from(module.params),
+            database=module.params["database"],
+            files=files_from(module.params),
+            state=module.params["state"],
+            settings=Settings(**{name: module.params[name] for name in SETTINGS}),
+            check=module.check_mode,
+        )
+        versions = result.pop("versions")
+        result["diff"] = {side: "".join(version + "\n" for version in versions[side]) for side in versions}
+        module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
