@@ -687,12 +687,13 @@ def _take(plan: _Plan) -> dict[str, Any]:
 
 def _lost_a_lock(exc: Exception) -> bool:
     """Whether somebody wanted a table for himself after this run had locked it, and must get it before a new try."""
-    if isinstance(exc, HoldfastError):
-        if exc.code == "snapshot_lost":
-            return True
-        stderr = str(exc.details.get("stderr", ""))
-        return "could not obtain lock on relation" in stderr or "lock timeout" in stderr
-    return getattr(exc, "pgcode", None) == errorcodes.LOCK_NOT_AVAILABLE
+    if not isinstance(exc, HoldfastError):
+        return getattr(exc, "pgcode", None) == errorcodes.LOCK_NOT_AVAILABLE
+    if exc.code == "snapshot_lost" or exc.details.get("sqlstate") == errorcodes.LOCK_NOT_AVAILABLE:
+        return True
+    # pg_dump limits its wait for locks, and nothing else, by statement_timeout; its jobs do not wait at all.
+    stderr = str(exc.details.get("stderr", ""))
+    return "could not obtain lock on relation" in stderr or "due to statement timeout" in stderr
 
 
 def _fill(plan: _Plan, draft: archives.Draft, warnings: list[str]) -> archives.Manifest:
