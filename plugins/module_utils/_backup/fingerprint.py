@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import queue
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Callable
@@ -21,7 +22,7 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors imp
 
 try:
     import psycopg2
-    from psycopg2 import errorcodes, sql
+    from psycopg2 import sql
 except ImportError:  # reported by connection.require_driver()
     pass
 
@@ -128,6 +129,17 @@ LARGE_OBJECTS = """
 SELECT o.oid, octet_length(b), encode(sha256(b), 'hex')
   FROM unnest(%s::oid[]) AS o (oid), LATERAL lo_get(o.oid, 0, %s) AS b
 """
+
+#: SQLSTATE of a failed read to the code and the hint of the failure.
+FAILURES = {
+    "42501": ("permission_denied", "Connect as the owner of everything in the database or as a superuser."),
+    "42P01": ("snapshot_lost", "Something was dropped or renamed meanwhile; run the task again."),
+    "42703": ("snapshot_lost", "A table was altered meanwhile; run the task again."),
+    "3F000": ("snapshot_lost", "A schema was dropped or renamed meanwhile; run the task again."),
+    "55P03": ("timeout", "A session holds or waits for a lock on it; see pg_locks and pg_stat_activity."),
+    "lost": ("connection_failed", "See the server's log for the reason, then run the task again."),
+    "unforeseen": ("query_failed", "If the server reports corrupt data, stop and restore; see the server's log."),
+}
 
 
 @dataclass(frozen=True)
@@ -426,10 +438,11 @@ def _primary_message(exc: psycopg2.Error) -> str:
 
 
 def _relations(connection: Connection) -> list[Relation]:
-    with connection.cursor() as cursor:
+    with _reading("the list of tables"), connection.cursor() as cursor:
         cursor.execute(RELATIONS, {"kinds": ["r", "m"]})
         rows = cursor.fetchall()
-        _refuse_unreadable([row[3] for row in rows if not row[8]], "lacks USAGE on the schema or SELECT on")
+        # Null, not false, says that a relation was dropped meanwhile; reading it will say so too.
+        _refuse_unreadable([row[3] for row in rows if row[8] is False], "lacks USAGE on the schema or SELECT on")
         _refuse_unreadable([row[3] for row in rows if row[9]], "may see only some rows, by row-level security, of")
         oids = [row[0] for row in rows]
         cursor.execute(TYPES_OF_COLUMNS, {"relations": oids})
@@ -484,17 +497,14 @@ def _some(names: Sequence[str], limit: int = 10) -> str:
 def _read_relation(connection: Connection, relation: Relation) -> TableProof:
     if relation.kind == "m" and not relation.populated:
         return TableProof(rows=0, hash="", populated=False)
-    with connection.cursor() as cursor:
-        try:
-            cursor.execute("SAVEPOINT relation")
-            cursor.execute(table_query(relation, server_version=connection.server_version))
-            result = cursor.fetchone()
-            cursor.execute(STILL_THE_SAME_FILE, (relation.oid,))
-            same = cursor.fetchone()
-            # Rolled back rather than released: only that gives the lock back before the transaction ends.
-            cursor.execute("ROLLBACK TO SAVEPOINT relation")
-        except psycopg2.Error as exc:
-            raise _reading_failure(exc, relation) from exc
+    with _reading("the " + relation.label, relation=relation.name), connection.cursor() as cursor:
+        cursor.execute("SAVEPOINT relation")
+        cursor.execute(table_query(relation, server_version=connection.server_version))
+        result = cursor.fetchone()
+        cursor.execute(STILL_THE_SAME_FILE, (relation.oid,))
+        same = cursor.fetchone()
+        # Rolled back rather than released: only that gives the lock back before the transaction ends.
+        cursor.execute("ROLLBACK TO SAVEPOINT relation")
     assert result is not None
     if relation.kind == "m":
         return TableProof(rows=int(result[0]), hash="", populated=True)
@@ -508,35 +518,30 @@ def _read_relation(connection: Connection, relation: Relation) -> TableProof:
     return TableProof(rows=int(result[0]), hash="%032x" % (int(result[1] or 0) % (1 << 128)))
 
 
-def _reading_failure(exc: psycopg2.Error, relation: Relation) -> HoldfastError:
-    code, hint = {
-        errorcodes.INSUFFICIENT_PRIVILEGE: ("permission_denied", "Connect as the owner or a superuser."),
-        errorcodes.UNDEFINED_TABLE: ("snapshot_lost", "It was dropped or renamed meanwhile; run the task again."),
-        errorcodes.UNDEFINED_COLUMN: ("snapshot_lost", "It was altered meanwhile; run the task again."),
-        errorcodes.LOCK_NOT_AVAILABLE: (
-            "timeout",
-            "A session holds or waits for a lock on it; see pg_locks and pg_stat_activity.",
-        ),
-        errorcodes.INVALID_SCHEMA_NAME: ("snapshot_lost", "Its schema was dropped meanwhile; run the task again."),
-    }.get(
-        exc.pgcode or "",
-        ("query_failed", "If the server reports corrupt data, stop and restore; see the server's log."),
-    )
-    if exc.pgcode is None:
-        code, hint = "connection_failed", "See the server's log for the reason, then run the task again."
-    return HoldfastError(
-        code=code,
-        msg="Cannot read the %s: %s" % (relation.label, _primary_message(exc)),
-        hint=hint,
-        relation=relation.name,
-        sqlstate=exc.pgcode,
-    )
+@contextlib.contextmanager
+def _reading(what: str, **details: Any) -> Iterator[None]:
+    """Turn errors of the driver in the block into one that says what was read; ``details`` go into its result."""
+    try:
+        yield
+    except psycopg2.Error as exc:
+        code, hint = FAILURES.get(exc.pgcode or "", FAILURES["unforeseen"])
+        if exc.pgcode is None or exc.pgcode.startswith(("08", "57P")):
+            code, hint = FAILURES["lost"]
+        raise HoldfastError(
+            code=code,
+            msg="Cannot read %s: %s" % (what, _primary_message(exc)),
+            hint=hint,
+            sqlstate=exc.pgcode,
+            **details,
+        ) from exc
 
 
 def _read_rest(connection: Connection) -> dict[str, Any]:
+    with _reading("the inventory of objects"):
+        objects = read_objects(connection=connection)
     return {
         "sequences": read_sequences(connection),
-        "objects": read_objects(connection=connection),
+        "objects": objects,
         "large_objects": _read_large_objects(connection),
     }
 
@@ -544,13 +549,14 @@ def _read_rest(connection: Connection) -> dict[str, Any]:
 def read_sequences(connection: Connection) -> dict[str, dict[str, Any]]:
     """Return value and definition of every sequence by its quoted name, as they are now: no snapshot holds them.
 
-    Works on any connection, whatever its search path. Raises `HoldfastError` with the code ``permission_denied``.
+    Works on any connection, whatever its search path. Raises `HoldfastError` with the code ``permission_denied``, or
+    ``snapshot_lost`` when a sequence was dropped meanwhile.
     """
     sequences: dict[str, dict[str, Any]] = {}
-    with connection.cursor() as cursor:
+    with _reading("the sequences"), connection.cursor() as cursor:
         cursor.execute(SEQUENCE_DEFINITIONS)
         rows = cursor.fetchall()
-        _refuse_unreadable([row[2] for row in rows if not row[11]], "lacks USAGE on the schema or SELECT on")
+        _refuse_unreadable([row[2] for row in rows if row[11] is False], "lacks USAGE on the schema or SELECT on")
         for start in range(0, len(rows), SEQUENCES_PER_QUERY):
             batch = rows[start : start + SEQUENCES_PER_QUERY]
             selects = [
@@ -580,26 +586,15 @@ def read_sequences(connection: Connection) -> dict[str, dict[str, Any]]:
 
 def _read_large_objects(connection: Connection) -> dict[str, str]:
     hashes: dict[str, str] = {}
-    with connection.cursor() as cursor:
+    with _reading("the large objects"), connection.cursor() as cursor:
         cursor.execute("SELECT oid FROM pg_largeobject_metadata ORDER BY oid")
         oids = [row[0] for row in cursor.fetchall()]
-        long: list[int] = []
-        try:
-            for start in range(0, len(oids), LARGE_OBJECTS_PER_QUERY):
-                batch = oids[start : start + LARGE_OBJECTS_PER_QUERY]
-                cursor.execute(LARGE_OBJECTS, (batch, LARGE_OBJECT_CHUNK_BYTES))
-                for oid, size_bytes, digest in cursor.fetchall():
-                    hashes[str(oid)] = digest
-                    if size_bytes == LARGE_OBJECT_CHUNK_BYTES:
-                        long.append(oid)
-            for oid in long:
-                hashes[str(oid)] = _stream_large_object(connection, oid)
-        except psycopg2.errors.InsufficientPrivilege as exc:
-            raise HoldfastError(
-                code="permission_denied",
-                msg="The role cannot read every large object: %s" % _primary_message(exc),
-                hint="Connect as the owner of the large objects or a superuser.",
-            ) from exc
+        for start in range(0, len(oids), LARGE_OBJECTS_PER_QUERY):
+            batch = oids[start : start + LARGE_OBJECTS_PER_QUERY]
+            cursor.execute(LARGE_OBJECTS, (batch, LARGE_OBJECT_CHUNK_BYTES))
+            for oid, size_bytes, digest in cursor.fetchall():
+                longer = size_bytes == LARGE_OBJECT_CHUNK_BYTES
+                hashes[str(oid)] = _stream_large_object(connection, oid) if longer else digest
     return hashes
 
 

@@ -169,7 +169,7 @@ SELECT 'constraint ' || quote_ident(k.conname) || ' on '
          'enforced', coalesce((to_jsonb(k) ->> 'conenforced')::boolean, true),
          'deferrable', k.condeferrable,
          'deferred', k.condeferred,
-         'no_inherit', k.connoinherit,
+         'no_inherit', k.contype = 'c' AND k.connoinherit,
          'comment', obj_description(k.oid, 'pg_constraint'),
          'columns', (SELECT jsonb_agg(a.attname ORDER BY CASE k.contype WHEN 'c' THEN a.attnum ELSE u.n END)
                        FROM unnest(k.conkey) WITH ORDINALITY u (attnum, n)
