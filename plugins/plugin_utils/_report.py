@@ -106,24 +106,25 @@ def _missing_steps(
 
 def _migrations(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     migrate = facts.get("migrate") or {}
-    rows = [dict(row, status="applied") for row in migrate.get("applied") or []]
+    rows = [_migration(row, status="applied") for row in migrate.get("applied") or []]
     if migrate.get("failed") and migrate.get("version"):
-        rows.append(
-            {
-                "version": migrate["version"],
-                "description": migrate.get("description"),
-                "status": "failed",
-                "message": migrate.get("msg"),
-            }
-        )
+        rows.append(_migration(migrate, status="failed", message=migrate.get("msg")))
     return rows
+
+
+def _migration(row: Mapping[str, Any], *, status: str, message: str | None = None) -> dict[str, Any]:
+    kept = {key: row.get(key) for key in ("version", "description", "path", "duration_ms", "statements")}
+    lists = {key: row.get(key) or [] for key in ("notices", "lock_waits")}
+    return {**kept, **lists, "status": status, "message": message}
 
 
 def _checks(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    for stage, key in (("preflight", "preflight"), ("verify", "verify"), ("rollback", "rollback_checks")):
-        rows.extend(dict(row, stage=stage) for row in (facts.get(key) or {}).get("results") or [])
-    return rows
+    keys = ("suite", "name", "severity", "status", "rows", "value", "message", "sample", "duration_ms", "tags")
+    return [
+        {**{key: row.get(key) for key in keys}, "stage": stage}
+        for stage, registered in (("preflight", "preflight"), ("verify", "verify"), ("rollback", "rollback_checks"))
+        for row in (facts.get(registered) or {}).get("results") or []
+    ]
 
 
 def _rollback(facts: Mapping[str, Any], swapped: bool) -> dict[str, Any] | None:
