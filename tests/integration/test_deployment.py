@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 import threading
 import uuid
@@ -17,7 +18,7 @@ import pytest
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
 from ansible_collections.holdfast.postgres.plugins.module_utils._ledger import journal
 from ansible_collections.holdfast.postgres.plugins.module_utils._ledger.ledger import record_deployment
-from tests.support.modules import run_module
+from tests.support.modules import ROOT, run_module
 
 HOSTILE = "a 'b' \"c\" \\ %s = ü 🙂 -- \n"
 
@@ -538,6 +539,23 @@ def test_ledger_of_other_versions(pg16, pg_distribution, tmp_path):
             assert (answer["ledger"], answer["changed"]) == ("database", True)
         finally:
             server.drop_database("holdfast")
+
+
+def test_queries_of_the_documentation_work(call, pg18, ledger_name):
+    deployment_id = open_one(call)
+    call(
+        "recorded",
+        deployment_id=deployment_id,
+        step={"name": "a"},
+        checks=[{"name": "c", "status": "failed"}],
+        rollback_point={"kind": "clone", "side_database": "x", "bytes": 5},
+        live_database="app",
+    )
+    page = (ROOT / "docs/the-ledger.md").read_text(encoding="utf-8")
+    queries = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
+    assert len(queries) == 4
+    for query in queries:
+        assert len(pg18.execute(query, database=ledger_name)) == 1, query
 
 
 def test_module_check_run_check_run(pg18, ledger_name, tmp_path):

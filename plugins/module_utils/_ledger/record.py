@@ -153,6 +153,8 @@ def _migration(run: Mapping[str, Any]) -> dict[str, Any]:
     _required(run, "version", "migration")
     known = {key: run.get(key) for key in _MIGRATION_KEYS}
     others = {key: value for key, value in run.items() if key not in _MIGRATION_KEYS}
+    known["direction"] = known["direction"] or "up"
+    known["status"] = known["status"] or "applied"
     return {**known, "details": without_secrets(others)}
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -16,6 +17,7 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._verification.su
     split_statements,
 )
 from ansible_collections.holdfast.postgres.plugins.plugin_utils._suites import read_suite
+from tests.support.modules import ROOT
 
 GOOD = """suite: data_quality
 description: Rules of the data
@@ -193,3 +195,9 @@ def test_tags_select_and_unknown_tags_are_refused():
         select_checks(suites, ["monney"])
     assert caught.value.code == "option_invalid"
     assert "money" in caught.value.hint
+
+
+def test_suite_of_the_documentation_is_valid():
+    page = (ROOT / "docs/write-a-suite.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```yaml\n(suite:.*?)```", page, re.DOTALL)
+    assert len(parse(text)[0].checks) == 4
