@@ -51,8 +51,21 @@ HOSTILE_NAMES = [
 ]
 
 
+@pytest.fixture(scope="module")
+def lasting_pair(pg18: TestServer) -> Iterator[Pair]:
+    with pair_of_databases(pg18) as databases:
+        yield databases
+
+
 @pytest.fixture
-def pair(pg18: TestServer) -> Iterator[Pair]:
+def pair(lasting_pair: Pair) -> Iterator[Pair]:
+    """A pair as new; tests that change more than names and rows take ``fresh_pair``."""
+    yield lasting_pair
+    lasting_pair.restore()
+
+
+@pytest.fixture
+def fresh_pair(pg18: TestServer) -> Iterator[Pair]:
     with pair_of_databases(pg18) as databases:
         yield databases
 
@@ -165,6 +178,19 @@ def test_each_committed_row_is_in_exactly_one_database(
         frozenset({(pair.live, pair.old_oid), (pair.side, pair.new_oid)}),
         frozenset({(pair.live, pair.new_oid), (pair.retired, pair.old_oid)}),
     }
+
+
+def test_only_sessions_of_the_two_databases_are_terminated(pg18: TestServer, pair: Pair) -> None:
+    bystanders = [pg18.connect(), pg18.connect("template1")]
+    sessions = [pg18.connect(pair.live), pg18.connect(pair.side), pg18.connect(pair.live)]
+    done = pair.swap(drain_timeout_s=0, terminate=True)
+    assert {s["pid"] for s in done["terminated"]} == {session.info.backend_pid for session in sessions}
+    for bystander in bystanders:
+        with bystander.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        bystander.close()
+    for session in sessions:
+        session.close()
 
 
 def test_swap_without_keeping_clients_out_works_between_their_connections(pg18: TestServer, pair: Pair) -> None:
@@ -294,7 +320,8 @@ def test_check_mode_tells_of_a_killed_run_and_leaves_it(pg18: TestServer, pair: 
     assert pair.allows_connections(pair.old_oid) and pair.allows_connections(pair.new_oid) and pair.marks() == 0
 
 
-def test_killed_run_is_undone_even_when_the_next_one_is_refused(pg18: TestServer, pair: Pair) -> None:
+def test_killed_run_is_undone_even_when_the_next_one_is_refused(pg18: TestServer, fresh_pair: Pair) -> None:
+    pair = fresh_pair
     with alter(pg18, "ALTER ROLE postgres IN DATABASE {} SET application_name = 'mine, \"own\"'", pair.live):
         close_doors_and_die(pg18, pair)
     with pytest.raises(HoldfastError) as refusal:
@@ -416,7 +443,8 @@ def test_requests_that_make_no_sense_are_refused_before_anything_is_touched(pg18
     assert pair.untouched()
 
 
-def test_invalid_database_is_never_chosen(pg18: TestServer, pair: Pair) -> None:
+def test_invalid_database_is_never_chosen(pg18: TestServer, fresh_pair: Pair) -> None:
+    pair = fresh_pair
     pg18.execute("UPDATE pg_database SET datconnlimit = -2 WHERE oid = %s", (pair.new_oid,))
     with pytest.raises(HoldfastError) as refusal:
         pair.swap()
@@ -424,7 +452,8 @@ def test_invalid_database_is_never_chosen(pg18: TestServer, pair: Pair) -> None:
     assert pair.oid(pair.live) == pair.old_oid
 
 
-def test_what_is_keyed_by_oid_is_carried_over(pg18: TestServer, pair: Pair) -> None:
+def test_what_is_keyed_by_oid_is_carried_over(pg18: TestServer, fresh_pair: Pair) -> None:
+    pair = fresh_pair
     role = "owner_" + uuid.uuid4().hex[:8]
     set_properties(pg18, pair.live, role=role)
     connection = pg18.connect()

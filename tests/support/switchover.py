@@ -89,6 +89,28 @@ class Pair:
             and self.marks() == 0
         )
 
+    def restore(self) -> None:
+        """Give both their first names again, open and empty."""
+        rename = sql.SQL("ALTER DATABASE {} RENAME TO {}")
+        names = {self.old_oid: self.live, self.new_oid: self.side}
+        connection = self.server.connect()
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT oid, datname FROM pg_database WHERE oid = ANY (%s)", (list(names),))
+                now = dict(cursor.fetchall())
+                if now != names:
+                    for oid, name in now.items():
+                        cursor.execute(rename.format(sql.Identifier(name), sql.Identifier("between_%d" % oid)))
+                    for oid, name in names.items():
+                        cursor.execute(rename.format(sql.Identifier("between_%d" % oid), sql.Identifier(name)))
+                for name in names.values():
+                    cursor.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(sql.Identifier(name)))
+        finally:
+            connection.close()
+        for name in names.values():
+            self.server.execute("TRUNCATE written", database=name)
+        assert self.untouched()
+
     def marks(self) -> int:
         """How many traces a swap has left on the pair."""
         return self.server.execute(

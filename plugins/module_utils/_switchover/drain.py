@@ -42,8 +42,9 @@ STUCK_HINT = "They were told to end and have not; look at them in pg_stat_activi
 
 # A closed database remembers how it was before in a setting of our own role in that database: transactional with
 # ALLOW_CONNECTIONS, possible for an owner who is no superuser, without effect while nobody can connect, and gone
-# again with the rename. So a run that was killed can be undone exactly, and a database that somebody else closed is
-# told apart from one that a swap closed.
+# again with the exchange. So a run that was killed can be undone exactly, and a database that somebody else closed is
+# told apart from one that a swap closed. It is shorter than an identifier, since a session of our role that is just
+# starting may still read it.
 MARK_PARAMETER = "application_name"
 MARK_KEY = "holdfast.swap"
 
@@ -65,11 +66,16 @@ SELECT pg_catalog.substr(item, pg_catalog.length(%(parameter)s) + 2)
    AND pg_catalog.starts_with(item, %(parameter)s || '=')
 """
 
-# The process must still be the one that was seen, in case its number was given to another meanwhile.
+# A process must still be the one that was seen, in case its number was given to another meanwhile. The choice is made
+# before the deed (MATERIALIZED): a planner may otherwise call the function for every session of the server.
 TERMINATE = """
-SELECT pg_catalog.pg_terminate_backend(a.pid)
-  FROM pg_catalog.pg_stat_activity AS a
- WHERE a.pid = %s AND a.datid = %s AND a.backend_start IS NOT DISTINCT FROM %s
+WITH chosen AS MATERIALIZED (
+    SELECT a.pid
+      FROM pg_catalog.pg_stat_activity AS a
+      JOIN unnest(%s::int[], %s::oid[], %s::timestamptz[]) AS seen (pid, datid, backend_start)
+        ON seen.pid = a.pid AND seen.datid = a.datid AND seen.backend_start IS NOT DISTINCT FROM a.backend_start
+)
+SELECT chosen.pid, pg_catalog.pg_terminate_backend(chosen.pid) FROM chosen
 """
 
 
@@ -95,9 +101,7 @@ def read_marks(connection: Connection) -> list[Mark]:
         )
         for oid, name, role, text in cursor.fetchall():
             content = json.loads(text)
-            marks.append(
-                Mark(oid, name, role, content[MARK_KEY], content["allow_connections"], content["application_name"])
-            )
+            marks.append(Mark(oid, name, role, content[MARK_KEY], content["open"], content.get("before")))
     return marks
 
 
@@ -109,7 +113,7 @@ class Doors:
     """
 
     connect: Callable[[], Connection]
-    run: str = field(default_factory=lambda: uuid.uuid4().hex)
+    run: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
     closed: bool = False
 
     def close(self, connection: Connection, databases: Sequence[Database]) -> None:
@@ -122,11 +126,9 @@ class Doors:
             for database in sorted(databases, key=lambda d: d.oid):
                 cursor.execute(READ_OWN_SETTING, {"parameter": MARK_PARAMETER, "oid": database.oid})
                 row = cursor.fetchone()
-                mark = {
-                    MARK_KEY: self.run,
-                    "allow_connections": database.allow_connections,
-                    "application_name": row[0] if row else None,
-                }
+                mark = {MARK_KEY: self.run, "open": database.allow_connections}
+                if row:
+                    mark["before"] = row[0]
                 name = sql.Identifier(database.name)
                 cursor.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(name))
                 cursor.execute(
@@ -228,12 +230,14 @@ def drain(
     def empty_by_force() -> bool:
         if empty():
             return True
-        for session in remaining:
-            # Parallel workers end with their leader; what only holds a lock is connected elsewhere.
-            if session.database_oid in oids and session.backend_type != "parallel worker":
-                key = (session.pid, session.backend_start)
-                if key not in terminated and _terminate(connection, session):
-                    terminated[key] = session
+        # Parallel workers end with their leader; what only holds a lock is connected elsewhere.
+        chosen = {
+            (session.pid, session.backend_start): session
+            for session in remaining
+            if session.database_oid in oids and session.backend_type != "parallel worker"
+        }
+        told = _terminate(connection, [session for key, session in chosen.items() if key not in terminated])
+        terminated.update({key: session for key, session in chosen.items() if session.pid in told})
         return False
 
     done = wait_until(empty, timeout_s=min(drain_timeout_s, timeout_s), interval_s=LOOK_INTERVAL_S)
@@ -250,22 +254,25 @@ def drain(
     return list(terminated.values())
 
 
-def _terminate(connection: Connection, session: Session) -> bool:
+def _terminate(connection: Connection, sessions: Sequence[Session]) -> set[int]:
+    """Tell ``sessions`` to end, all at once, and return the processes that were told."""
+    if not sessions:
+        return set()
+    columns = zip(*((session.pid, session.database_oid, session.backend_start) for session in sessions))
     with connection.cursor() as cursor:
         try:
-            cursor.execute(TERMINATE, (session.pid, session.database_oid, session.backend_start))
+            cursor.execute(TERMINATE, [list(column) for column in columns])
         except psycopg2.Error as exc:
             if exc.pgcode != errorcodes.INSUFFICIENT_PRIVILEGE:
                 raise
             raise HoldfastError(
                 code="permission_denied",
-                msg="This role may not terminate the session %s in database %r."
-                % (session.describe(), session.database),
+                msg="This role may not terminate all of these sessions: %s."
+                % "; ".join(session.describe() for session in sessions),
                 hint="Grant it pg_signal_backend; only a superuser may terminate a superuser's sessions.",
-                sessions=[session.as_dict()],
+                sessions=[session.as_dict() for session in sessions],
             ) from exc
-        row = cursor.fetchone()
-        return bool(row and row[0])
+        return {pid for pid, told in cursor.fetchall() if told}
 
 
 def in_use(
