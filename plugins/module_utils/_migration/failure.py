@@ -12,6 +12,7 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._migration.plan 
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration.statements import (
     SHOWN_CHARACTERS,
     Statement,
+    concurrent_index,
     mask_secrets,
     place,
 )
@@ -59,6 +60,11 @@ class StatementFailed(Exception):
     @property
     def hint(self) -> str:
         """The operator's next step."""
+        index = concurrent_index(self.statement) if self.statement else None
+        if index is not None and not index.name:
+            return "Drop the invalid index that the failed build left on %s, name the index in the file, run again." % (
+                index.table
+            )
         return HINTS.get(self.sqlstate or "", HINT)
 
     def facts(self) -> dict[str, Any]:

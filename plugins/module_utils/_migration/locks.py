@@ -89,10 +89,10 @@ def lock_worker(cursor: Cursor, *, database: str, patience_s: float = WORKER_PAT
         _refuse_second(cursor, WORKER_LOCK, database=database)
 
 
-def set_parameters(cursor: Cursor, parameters: dict[str, str]) -> None:
-    """Set run-time parameters for the session."""
+def set_parameters(cursor: Cursor, parameters: dict[str, str], *, local: bool = False) -> None:
+    """Set run-time parameters for the session, or until the end of the transaction."""
     for name, value in parameters.items():
-        cursor.execute("SELECT pg_catalog.set_config(%s, %s, false)", (name, value))
+        cursor.execute("SELECT pg_catalog.set_config(%s, %s, %s)", (name, value, local))
 
 
 def refuse_pooler(connection: Connection, *, database: str) -> None:

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection import (
     Server,
@@ -66,9 +66,9 @@ else:
     Connection = Any
     Cursor = Any
 
-T = TypeVar("T")
-
+COMMITTING = "at the end of the transaction"
 MAX_NOTICES = 100
+MAX_PARAMETER = 2**31 - 1
 BACKOFF_FIRST_S = 0.5
 BACKOFF_LIMIT_S = 30.0
 RANDOM = random.SystemRandom()
@@ -109,12 +109,15 @@ def migrate(
     of the result.
     """
     require_driver()
+    _check_settings(settings)
     found = migrations(files)
     history = History(settings.history_table)
     if state == "status":
         with server.session(database, application_name=APPLICATION_NAME) as connection, connection.cursor() as cursor:
-            set_parameters(cursor, {"timezone": "UTC", "datestyle": "ISO"})
+            cursor.execute("BEGIN READ ONLY")
+            set_parameters(cursor, {"timezone": "UTC", "datestyle": "ISO"}, local=True)
             entries = history.read(cursor)
+            cursor.execute("COMMIT")
         run = _Run(database=database, found=found, history=history, settings=settings, entries=entries)
         with run.facts_in_failures():
             run.pending = _up(run)
@@ -144,6 +147,17 @@ def migrate(
                         else:
                             worker.down(step)
         return run.result()
+
+
+def _check_settings(settings: Settings) -> None:
+    for name in ("lock_timeout_ms", "lock_retries", "statement_timeout_ms", "idle_in_transaction_session_timeout_ms"):
+        value = getattr(settings, name)
+        if not 0 <= value <= MAX_PARAMETER:
+            raise HoldfastError(
+                code="option_invalid",
+                msg="%s is %d, which is not between 0 and %d." % (name, value, MAX_PARAMETER),
+                hint="Give a number of that range; 0 stands for no limit of time, and for no retry.",
+            )
 
 
 def _up(run: _Run) -> list[Step]:
@@ -369,7 +383,9 @@ class _Worker:
 
     def _run_file(self, prepared: Prepared, finish: Callable[[], None], *, row: Entry, stopped: Entry | None) -> None:
         if self.run.history.columns and self.run.history.lacking():
-            self._retried(lambda: self._in_transaction(self._complete_history), script=prepared.script)
+            self._retried(
+                lambda: self._in_transaction(self._complete_history, script=prepared.script), script=prepared.script
+            )
         if prepared.transactional:
             self._retried(lambda: self._in_one_transaction(prepared, finish), script=prepared.script)
         else:
@@ -427,18 +443,26 @@ class _Worker:
         self._prepare_session()
         self._in_transaction(work, script=prepared.script)
 
-    def _in_transaction(self, work: Callable[[], T], *, script: Script | None = None) -> T:
+    def _in_transaction(
+        self,
+        work: Callable[[], None],
+        *,
+        script: Script,
+        statement: Statement | None = None,
+        number: int | None = None,
+    ) -> None:
         """Run ``work`` in a transaction that leaves nothing behind when it fails."""
         columns = dict(self.run.history.columns)
         self.cursor.execute(BEGIN)
         try:
-            value = work()
+            work()
+            problem: psycopg2.Error | str = "the server rolled back instead of committing"
             try:
                 self.cursor.execute("COMMIT")
             except psycopg2.Error as exc:
-                if script is None:
-                    raise
-                raise StatementFailed(exc, script=script, doing="at the end of its transaction") from exc
+                problem = exc
+            if isinstance(problem, psycopg2.Error) or self.cursor.statusmessage != "COMMIT":
+                raise StatementFailed(problem, script=script, statement=statement, number=number, doing=COMMITTING)
         except (psycopg2.Error, StatementFailed):
             self.run.history.columns = columns
             self._keep_notices()
@@ -447,7 +471,6 @@ class _Worker:
                 with contextlib.suppress(psycopg2.OperationalError, psycopg2.InterfaceError):
                     self.cursor.execute("ROLLBACK")
             raise
-        return value
 
     def _complete_history(self) -> None:
         self.run.history.complete(self.cursor)
@@ -518,11 +541,23 @@ class _Worker:
 
     def _single(self, prepared: Prepared, statement: Statement, number: int, *, row: Entry, in_doubt: bool) -> None:
         def together() -> None:
-            self._in_transaction(lambda: self._execute_and_record(prepared, statement, number, row))
+            progress = self._progress(prepared, row, done=number, started=None)
+
+            def work() -> None:
+                self._execute(prepared, statement, number)
+                self.cursor.execute(AS_LOGIN_ROLE)
+                self.run.history.write(self.cursor, replace(progress, duration_ms=self._duration_ms()))
+
+            self._in_transaction(work, script=prepared.script, statement=statement, number=number)
+            self.run.record(progress)
 
         def alone() -> None:
             self._alone(prepared, statement, number, row=row, in_doubt=in_doubt)
 
+        index = scanner.concurrent_index(statement)
+        if index is not None and not index.name:
+            alone()  # not again: what a failed build leaves behind could not be found
+            return
         if in_doubt or scanner.outside_transaction(statement):
             self._retried(alone, script=prepared.script, statement=statement, number=number)
             return
@@ -533,11 +568,6 @@ class _Worker:
                 raise
             # It commits by itself, or is of a kind that only the server could tell.
             self._retried(alone, script=prepared.script, statement=statement, number=number)
-
-    def _execute_and_record(self, prepared: Prepared, statement: Statement, number: int, row: Entry) -> None:
-        self._execute(prepared, statement, number)
-        self.cursor.execute(AS_LOGIN_ROLE)
-        self.run.history.write(self.cursor, self._progress(prepared, row, done=number, started=None))
 
     def _alone(self, prepared: Prepared, statement: Statement, number: int, *, row: Entry, in_doubt: bool) -> None:
         index = scanner.concurrent_index(statement)
@@ -610,7 +640,7 @@ class _Worker:
         )
         row = self.cursor.fetchone()
         assert row is not None
-        self.notices.append("HOLDFAST: dropping the invalid index %s that a failed build left behind" % row[0])
+        self.notices.append("holdfast: dropping the invalid index %s that a failed build left behind" % row[0])
         try:
             with self.watch.statement():
                 self.cursor.execute("DROP INDEX CONCURRENTLY IF EXISTS " + row[0])
@@ -642,7 +672,7 @@ class _Worker:
                 self._complete_history()
             self.run.history.write(self.cursor, entry)
 
-        self._retried(lambda: self._in_transaction(write), script=prepared.script)
+        self._retried(lambda: self._in_transaction(write, script=prepared.script), script=prepared.script)
         self.run.record(entry)
 
     # -- trying again, and failing ------------------------------------------------------------------------------
@@ -661,28 +691,25 @@ class _Worker:
             try:
                 work()
                 return
-            except (psycopg2.Error, StatementFailed) as exc:
-                failure = (
-                    exc
-                    if isinstance(exc, StatementFailed)
-                    else StatementFailed(
-                        exc, script=script, statement=statement, number=number, doing="recording it in the history"
-                    )
-                )
-                if failure.sqlstate not in RETRIED:
-                    raise failure from exc
-                self.lock_waits.append(
-                    {
-                        "attempt": attempt,
-                        "statement": failure.number,
-                        "line": failure.facts()["line"],
-                        "waited_ms": round((time.monotonic() - begun) * 1000),
-                        "sqlstate": failure.sqlstate,
-                        **self.watch.seen(),
-                    }
-                )
-                if attempt > self.settings.lock_retries:
-                    raise failure from exc
+            except StatementFailed as exc:
+                failure = exc
+            except psycopg2.Error as exc:
+                doing = "recording it in the history" if exc.pgcode else ""
+                failure = StatementFailed(exc, script=script, statement=statement, number=number, doing=doing)
+            if failure.sqlstate not in RETRIED:
+                raise failure
+            self.lock_waits.append(
+                {
+                    "attempt": attempt,
+                    "statement": failure.number,
+                    "line": failure.facts()["line"],
+                    "waited_ms": round((time.monotonic() - begun) * 1000),
+                    "sqlstate": failure.sqlstate,
+                    **self.watch.seen(),
+                }
+            )
+            if attempt > self.settings.lock_retries:
+                raise failure
             pause_s = min(BACKOFF_LIMIT_S, BACKOFF_FIRST_S * 2 ** (attempt - 1))
             time.sleep(pause_s * RANDOM.uniform(0.5, 1.0))
 
@@ -692,7 +719,7 @@ class _Worker:
         try:
             yield
         except StatementFailed as failure:
-            entry = next((e for e in self.run.entries if e.version == migration.version), None)
+            entry = next((e for e in self.run.entries if e.key == migration.key), None)
             self._explain(failure, migration, prepared, entry)
         except psycopg2.Error as exc:
             self._explain(StatementFailed(exc, script=prepared.script), migration, prepared, None)
@@ -701,7 +728,7 @@ class _Worker:
         self, failure: StatementFailed, migration: Migration, prepared: Prepared, entry: Entry | None
     ) -> NoReturn:
         partial = entry is not None and entry.state != APPLIED
-        if failure.sqlstate is None and failure.doing.startswith("at the end"):
+        if failure.sqlstate is None and failure.doing == COMMITTING:
             left = "The connection broke during COMMIT: state=status tells whether the migration is there."
         elif partial and entry is not None:
             left = "%d of %d statements are done and recorded; the next run goes on with the next one." % (

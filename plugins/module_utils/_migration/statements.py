@@ -29,13 +29,13 @@ TOKEN = re.compile(
         | '[^']*(?:''[^']*)*')
     | (?P<quoted>"[^"]*(?:""[^"]*)*")
     | (?P<dollar>\$(?:[%(letter)s][%(letter)s0-9]*)?\$)
+    | (?P<unterminated>[eE]?'|")
     | (?P<word>[%(letter)s][%(letter)s0-9$]*)
     | (?P<number>[0-9]+(?:\.[0-9]+)*|\$[0-9]+)
     | (?P<semicolon>;)
     | (?P<open>\()
     | (?P<close>\))
     | (?P<backslash>\\)
-    | (?P<unterminated>['"])
     | (?P<other>[^%(letter)s0-9%(space)s'"$\\;()/.,-]+|.)
     """
     % {"space": _SPACE, "letter": _LETTER},
@@ -53,7 +53,7 @@ SHOWN_CHARACTERS = 200
 MASK = "'********'"
 SECRET = re.compile(
     r"""(?P<before>\bpassword\b (?:[\s"=]|/\*.*?\*/|--[^\n]*\n)*)
-        (?P<literal>(?:e|u&)?'(?:[^'\\]|''|\\.)*(?:'|\Z) | \$(?P<tag>\w*)\$.*?(?:\$(?P=tag)\$|\Z))
+        (?P<literal>''[^']+'' | (?:e|u&)?'(?:[^'\\]|''|\\.)*(?:'|\Z) | \$(?P<tag>\w*)\$.*?(?:\$(?P=tag)\$|\Z))
       | (?P<assigned>\bpassword\s*=\s*)(?P<value>[^\s'";]+)""",
     re.IGNORECASE | re.DOTALL | re.VERBOSE,
 )
@@ -135,7 +135,7 @@ def split(text: str) -> list[Piece]:
             raise ScanError(
                 "a quote is opened that nothing closes",
                 offset=position,
-                hint="Close the %s; the whole rest of the file was read as its content." % match.group(),
+                hint="Close the %s; the whole rest of the file was read as its content." % match.group()[-1],
             )
         elif kind == "backslash":
             raise ScanError(
@@ -331,7 +331,7 @@ def sets_session(statement: Statement) -> bool:
     """Whether the statement's effect is a setting of the session, so that a resumed run needs it again."""
     words = statement.words
     if words[0] == "SELECT":
-        return "SET_CONFIG" in words[1:4] and len(words) <= 5
+        return "SET_CONFIG" in words[1:4] and "FROM" not in words
     return words[0] in ("SET", "RESET") and words[1:2] not in (("LOCAL",), ("TRANSACTION",), ("CONSTRAINTS",))
 
 
