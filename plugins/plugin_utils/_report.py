@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime, timezone
 from typing import Any
 
 STAGES = {
@@ -27,7 +28,7 @@ def report_document(deployment: Mapping[str, Any], facts: Mapping[str, Any]) -> 
     failure = _failure(facts.get("failure"), started=facts.get("started") or {}, first=STAGES[kind][0])
     swapped = bool((facts.get("swap") or {}).get("retired")) and not (facts.get("swap") or {}).get("failed")
     status = _status(kind, failure, swapped)
-    steps = [_step(step) for step in deployment.get("steps") or []]
+    steps = [_step(step, run_started_at=deployment.get("started_at")) for step in deployment.get("steps") or []]
     missing = _missing_steps(kind, facts, failure, swapped)
     rollback = _rollback(facts, swapped)
     document: dict[str, Any] = {
@@ -77,14 +78,20 @@ def _status(kind: str, failure: Any, swapped: bool) -> str:
     return "rolled_back" if kind == "deploy" and swapped else "failed"
 
 
-def _step(step: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "name": step.get("name"),
-        "status": step.get("status"),
-        "started_at": step.get("started_at"),
-        "finished_at": step.get("finished_at"),
-        "duration_s": step.get("duration_s"),
-    }
+def _step(step: Mapping[str, Any], *, run_started_at: str | None) -> dict[str, Any]:
+    """Return a step with ``offset_s``, the seconds from the begin of the run to the step's, or None."""
+    kept = {key: step.get(key) for key in ("name", "status", "started_at", "finished_at", "duration_s")}
+    begin, run_begin = _time(step.get("started_at")), _time(run_started_at)
+    offset_s = max(0.0, (begin - run_begin).total_seconds()) if begin and run_begin else None
+    return {**kept, "offset_s": offset_s}
+
+
+def _time(text: str | None) -> datetime | None:
+    """Return the time that ``text`` gives in ISO 8601, or None; without an offset it is UTC."""
+    if not text:
+        return None
+    time = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    return time if time.tzinfo else time.replace(tzinfo=timezone.utc)
 
 
 def _missing_steps(
@@ -211,13 +218,14 @@ def _what_happened(
 def _what_failed(
     failure: Mapping[str, Any], facts: Mapping[str, Any], *, database: str, kind: str, swapped: bool, serves: str
 ) -> str:
+    noun = "deployment" if kind == "deploy" else kind
     reason = "failed at the stage %s: %s" % (failure["stage"], str(failure["msg"]).rstrip("."))
     if swapped and kind == "deploy":
         return "The deployment to %s %s. It was undone: %s again, as before." % (database, reason, serves)
     if swapped:
-        return "The %s of %s %s. The names were exchanged already: %s." % (kind, database, reason, serves)
+        return "The %s of %s %s. The names were exchanged already: %s." % (noun, database, reason, serves)
     if (facts.get("migrate") or {}).get("applied") or (facts.get("migrate") or {}).get("partial"):
         undo = (facts.get("undo_failure") or {}).get("msg")
         why = " The undo failed: %s." % str(undo).rstrip(".") if undo else ""
-        return "The %s of %s %s.%s IT WAS NOT UNDONE: %s." % (kind, database, reason, why, serves)
-    return "The %s of %s %s. The live database was not changed: %s." % (kind, database, reason, serves)
+        return "The %s of %s %s.%s IT WAS NOT UNDONE: %s." % (noun, database, reason, why, serves)
+    return "The %s of %s %s. The live database was not changed: %s." % (noun, database, reason, serves)

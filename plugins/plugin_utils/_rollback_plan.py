@@ -311,7 +311,7 @@ def _finish(
         "%s will serve again as it was at %s%s, from the %s, in about %s s."
         % (
             live["name"],
-            plan["taken_at"] or "an unrecorded time",
+            _moment(plan["taken_at"]),
             " (schema %s)" % plan["schema_version"] if plan["schema_version"] else "",
             source,
             plan["expected_s"],
@@ -321,6 +321,11 @@ def _finish(
     if skipped:
         sentences.append("Passed over: %s." % "; ".join(skipped))
     return {**plan, "writes": writes, "skipped": skipped, "needs_archives": False, "sentence": " ".join(sentences)}
+
+
+def _moment(time: str | None) -> str:
+    """Return an ISO 8601 time in UTC as people read it, to the second."""
+    return "%s %s UTC" % (time[:10], time[11:19]) if time and len(time) >= 19 else (time or "an unrecorded time")
 
 
 def _writes_sentence(writes: Mapping[str, Any]) -> str:
