@@ -332,6 +332,43 @@ def test_killed_run_is_undone_even_when_the_next_one_is_refused(pg18: TestServer
     assert properties.role_settings == {"postgres": {"application_name": 'mine, "own"'}}
 
 
+def test_settings_that_look_like_a_killed_run_are_not_believed(pg18: TestServer, fresh_pair: Pair) -> None:
+    pair, role = fresh_pair, "guest_" + uuid.uuid4().hex[:8]
+    pg18.execute("CREATE ROLE " + role)
+    forgeries = [
+        '{"holdfast.swap": "x", "open": true}',
+        '{"holdfast.swap": "x"',
+        '{"holdfast.swap": "x", "open": false}',
+    ]
+    with alter(pg18, "ALTER DATABASE {} ALLOW_CONNECTIONS false", pair.side):
+        for who, database, text in zip((role, "postgres", "postgres"), (pair.side, pair.side, pair.live), forgeries):
+            literal = text.replace("{", "{{").replace("}", "}}")
+            with alter(pg18, "ALTER ROLE %s IN DATABASE {} SET application_name = '%s'" % (who, literal), database):
+                pass
+    with pytest.raises(HoldfastError):
+        pair.swap(retired_name="template1")
+    assert not pair.allows_connections(pair.new_oid), "a role that does not own the database opened it"
+    assert pair.allows_connections(pair.old_oid), "an undo closed a database"
+    pg18.execute("DROP ROLE " + role)
+
+
+def test_autovacuum_workers_do_not_hold_up_a_swap(pg18: TestServer, pair: Pair) -> None:
+    table = "CREATE TABLE heap AS SELECT repeat('x', 500) FROM generate_series(1, 40000); DELETE FROM heap"
+    pg18.execute("ALTER SYSTEM SET autovacuum_naptime = 1; ", database=pair.live)
+    pg18.execute("ALTER SYSTEM SET autovacuum_vacuum_cost_delay = 100")
+    pg18.execute("SELECT pg_reload_conf()")
+    try:
+        pg18.execute(table, database=pair.live)
+        workers = "SELECT 1 FROM pg_stat_activity WHERE backend_type = 'autovacuum worker' AND datid = %s"
+        eventually(lambda: pg18.execute(workers, (pair.old_oid,)), timeout_s=30)
+        done = pair.swap(drain_timeout_s=0)
+        assert done["terminated"] == []
+    finally:
+        pg18.execute("ALTER SYSTEM RESET autovacuum_naptime")
+        pg18.execute("ALTER SYSTEM RESET autovacuum_vacuum_cost_delay")
+        pg18.execute("SELECT pg_reload_conf()")
+
+
 def test_database_closed_by_somebody_else_stays_closed_when_it_retires(pg18: TestServer, pair: Pair) -> None:
     with alter(pg18, "ALTER DATABASE {} ALLOW_CONNECTIONS false", pair.live):
         pass

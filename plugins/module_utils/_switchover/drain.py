@@ -19,6 +19,7 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.data
     Database,
     Session,
     read_occupants,
+    read_sessions,
     transaction,
 )
 
@@ -34,6 +35,9 @@ else:
 #: How often to look whether the last session has left; clients wait meanwhile.
 LOOK_INTERVAL_S = 0.005
 
+#: How long to wait for dismissed autovacuum workers.
+DISMISSAL_TIMEOUT_S = 0.1
+
 #: How long to try to let sessions in again when the server does not answer at once.
 REOPEN_TIMEOUT_S = 30
 
@@ -48,6 +52,7 @@ STUCK_HINT = "They were told to end and have not; look at them in pg_stat_activi
 MARK_PARAMETER = "application_name"
 MARK_KEY = "holdfast.swap"
 
+# Any role can give itself a setting, so only those of the owner's kind count.
 READ_MARKS = """
 SELECT d.oid, d.datname::text, pg_catalog.pg_get_userbyid(s.setrole)::text,
        pg_catalog.substr(item, pg_catalog.length(%(parameter)s) + 2)
@@ -55,6 +60,7 @@ SELECT d.oid, d.datname::text, pg_catalog.pg_get_userbyid(s.setrole)::text,
   JOIN pg_catalog.pg_database AS d ON d.oid = s.setdatabase
  CROSS JOIN pg_catalog.unnest(s.setconfig) AS item
  WHERE s.setrole <> 0 AND pg_catalog.starts_with(item, %(prefix)s)
+   AND pg_catalog.pg_has_role(s.setrole, d.datdba, 'USAGE')
  ORDER BY d.oid
 """
 
@@ -100,8 +106,9 @@ def read_marks(connection: Connection) -> list[Mark]:
             {"parameter": MARK_PARAMETER, "prefix": '%s={"%s": ' % (MARK_PARAMETER, MARK_KEY)},
         )
         for oid, name, role, text in cursor.fetchall():
-            content = json.loads(text)
-            marks.append(Mark(oid, name, role, content[MARK_KEY], content["open"], content.get("before")))
+            with contextlib.suppress(ValueError, KeyError):  # whatever that is, it is not ours
+                content = json.loads(text)
+                marks.append(Mark(oid, name, role, content[MARK_KEY], content["open"], content.get("before")))
     return marks
 
 
@@ -187,15 +194,14 @@ def interrupted_runs(connection: Connection, *, oids: Sequence[int]) -> list[Mar
 
 
 def undo_marks(connection: Connection, marks: Sequence[Mark]) -> None:
-    """Let sessions in as before `Doors.close`, by statements in the caller's transaction."""
+    """Let sessions in as before `Doors.close`, by statements in the caller's transaction; it never closes anything."""
     parameter = sql.Identifier(MARK_PARAMETER)
     with connection.cursor() as cursor:
         for mark in marks:
             name = sql.Identifier(mark.name)
             alter_role = sql.SQL("ALTER ROLE {} IN DATABASE {}").format(sql.Identifier(mark.role), name)
-            cursor.execute(
-                sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}").format(name, sql.Literal(mark.allow_connections))
-            )
+            if mark.allow_connections:
+                cursor.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(name))
             if mark.application_name is None:
                 cursor.execute(sql.SQL("{} RESET {}").format(alter_role, parameter))
             else:
@@ -251,7 +257,23 @@ def drain(
             hint=STUCK_HINT if terminate else LEAVE_HINT,
             terminated=list(terminated.values()),
         )
+    _dismiss_autovacuum(connection, oids)
     return list(terminated.values())
+
+
+def _dismiss_autovacuum(connection: Connection, oids: Sequence[int]) -> None:
+    """End the autovacuum workers, as RENAME does too, but without its sleep of 100 ms afterwards."""
+    workers: list[Session] = []
+
+    def gone() -> bool:
+        workers[:] = [s for s in read_sessions(connection=connection, oids=oids) if s.yields]
+        return not workers
+
+    # Where this role may not, RENAME does it.
+    with contextlib.suppress(HoldfastError):
+        if not gone():
+            _terminate(connection, workers)
+            wait_until(gone, timeout_s=DISMISSAL_TIMEOUT_S, interval_s=LOOK_INTERVAL_S)
 
 
 def _terminate(connection: Connection, sessions: Sequence[Session]) -> set[int]:
