@@ -44,6 +44,10 @@ def _acl(column: str, kind: str, owner: str) -> str:
     return ACL.replace("{acl}", "coalesce(%s, acldefault('%s', %s))" % (column, kind, owner))
 
 
+def _enabled(column: str) -> str:
+    return "CASE %s WHEN 'O' THEN 'origin' WHEN 'D' THEN 'disabled' WHEN 'R' THEN 'replica' ELSE 'always' END" % column
+
+
 def _not_member(catalog: str, oid: str) -> str:
     return NOT_MEMBER.replace("{catalog}", catalog).replace("{oid}", oid)
 
@@ -67,11 +71,12 @@ SELECT CASE c.relkind WHEN 'v' THEN 'view ' WHEN 'm' THEN 'materialized view ' W
          'acl', CASE WHEN c.relkind <> 'c' THEN {relation_acl} END,
          'comment', obj_description(c.oid, 'pg_class'),
          'partitioned', c.relkind = 'p',
-         'persistence', c.relpersistence,
+         'persistence', {persistence},
          'access_method', (SELECT amname FROM pg_am WHERE oid = c.relam AND c.relkind IN ('r', 'm')),
          'row_security', c.relrowsecurity,
          'force_row_security', c.relforcerowsecurity,
-         'replica_identity', c.relreplident,
+         'replica_identity', CASE c.relreplident WHEN 'd' THEN 'default' WHEN 'n' THEN 'nothing' WHEN 'f' THEN 'full'
+                                                ELSE 'index' END,
          'options', (SELECT jsonb_agg(o ORDER BY o COLLATE "C") FROM unnest(c.reloptions) o),
          'of_type', CASE WHEN c.reloftype <> 0 THEN format_type(c.reloftype, NULL) END,
          'parents', (SELECT jsonb_agg(i.inhparent::regclass::text ORDER BY i.inhseqno)
@@ -101,7 +106,7 @@ SEQUENCES = """
 SELECT 'sequence ' || quote_ident(n.nspname) || '.' || quote_ident(c.relname),
        jsonb_build_object('owner', pg_get_userbyid(c.relowner),
                           'acl', {sequence_acl},
-                          'persistence', c.relpersistence,
+                          'persistence', {persistence},
                           'comment', obj_description(c.oid, 'pg_class'))
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relkind = 'S' AND c.relpersistence <> 't' AND {user_schema} AND {class_not_member}
@@ -120,7 +125,7 @@ SELECT CASE p.prokind WHEN 'p' THEN 'procedure ' WHEN 'a' THEN 'aggregate ' ELSE
          'argument_names', p.proargnames,
          'argument_defaults', p.pronargdefaults,
          'window', p.prokind = 'w',
-         'volatility', p.provolatile,
+         'volatility', CASE p.provolatile WHEN 'i' THEN 'immutable' WHEN 's' THEN 'stable' ELSE 'volatile' END,
          'strict', p.proisstrict,
          'security_definer', p.prosecdef,
          'leakproof', p.proleakproof,
@@ -219,7 +224,7 @@ SELECT CASE WHEN i.indisvalid OR c.relkind = 'I' THEN 'index ' ELSE '{invalid_in
 
 TRIGGERS = """
 SELECT 'trigger ' || quote_ident(g.tgname) || ' on ' || g.tgrelid::regclass::text,
-       jsonb_build_object('enabled', g.tgenabled,
+       jsonb_build_object('enabled', {trigger_enabled},
                           'function', g.tgfoid::regprocedure::text,
                           'when_and_level', g.tgtype,
                           'constraint', g.tgconstraint <> 0,
@@ -237,7 +242,7 @@ SELECT 'trigger ' || quote_ident(g.tgname) || ' on ' || g.tgrelid::regclass::tex
 
 RULES = """
 SELECT 'rule ' || quote_ident(r.rulename) || ' on ' || r.ev_class::regclass::text,
-       jsonb_build_object('event', r.ev_type, 'enabled', r.ev_enabled, 'instead', r.is_instead,
+       jsonb_build_object('event', r.ev_type, 'enabled', {rule_enabled}, 'instead', r.is_instead,
                           'comment', obj_description(r.oid, 'pg_rewrite'))
   FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE r.rulename <> '_RETURN' AND {user_schema} AND {class_not_member}
@@ -267,7 +272,7 @@ SELECT 'extension ' || quote_ident(e.extname),
 
 EVENT_TRIGGERS = """
 SELECT 'event trigger ' || quote_ident(v.evtname),
-       jsonb_build_object('owner', pg_get_userbyid(v.evtowner), 'event', v.evtevent, 'enabled', v.evtenabled,
+       jsonb_build_object('owner', pg_get_userbyid(v.evtowner), 'event', v.evtevent, 'enabled', {event_trigger_enabled},
                           'function', v.evtfoid::regprocedure::text,
                           'tags', (SELECT jsonb_agg(t ORDER BY t COLLATE "C") FROM unnest(v.evttags) t),
                           'comment', obj_description(v.oid, 'pg_event_trigger'))
@@ -367,6 +372,10 @@ SELECT 'large object ' || o.oid,
 FRAGMENTS = {
     "{user_schema}": USER_SCHEMA,
     "{invalid_index}": INVALID_INDEX,
+    "{persistence}": "CASE c.relpersistence WHEN 'u' THEN 'unlogged' ELSE 'permanent' END",
+    "{trigger_enabled}": _enabled("g.tgenabled"),
+    "{rule_enabled}": _enabled("r.ev_enabled"),
+    "{event_trigger_enabled}": _enabled("v.evtenabled"),
     "{schema_acl}": _acl("n.nspacl", "n", "n.nspowner"),
     "{relation_acl}": _acl("c.relacl", "r", "c.relowner"),
     "{column_acl}": ACL.replace("{acl}", "a.attacl"),
