@@ -14,8 +14,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.modules import run_playbook
-from tests.support.rently import EXAMPLE, V2, not_held, run_suite, step
+from tests.support.modules import run_module, run_playbook
+from tests.support.rently import EXAMPLE, not_held, run_suite, schema
 from tests.support.server import TestServer, embedded_bin_dir
 
 DATABASE = "rently_lending"
@@ -67,8 +67,32 @@ def test_sample_is_resumed_completed_and_then_left_alone(own: TestServer, tmp_pa
     )
     assert properties == [("rently_owner", "Rently lending platform (sample)", 3, True, False)]
 
-    # what version 2 adds is open to the same roles in the same way
-    own.execute((EXAMPLE / V2 / "up.sql").read_text(encoding="utf-8"), database=DATABASE)
-    permissions = "Whoever may read or write loans may do the same with the new tables, and no more"
-    assert run_suite(own, DATABASE, "post")[permissions]["status"] == "passed"
-    step(own, DATABASE, V2, "verify")
+
+def test_runner_takes_the_sample_up_and_down_and_its_roles_keep_their_rights(
+    own: TestServer, tmp_path: pathlib.Path
+) -> None:
+    set_up(own, tmp_path)
+    before = schema(own, DATABASE)
+    arguments = {**own.login, "database": DATABASE, "source": [str(EXAMPLE / "migrations")], "role": "rently_owner"}
+    applied = run_module("pg_migrate", arguments)
+    assert not applied["failed"], applied
+    assert not_held(run_suite(own, DATABASE, "post")) == set()
+    assert own.execute(
+        "SELECT DISTINCT pg_get_userbyid(relowner) FROM pg_class"
+        " WHERE relnamespace = 'public'::regnamespace AND relname NOT LIKE 'schema_version%'",
+        database=DATABASE,
+    ) == [("rently_owner",)]
+    # The application changes a loan, and the owner refreshes the view.
+    own.execute(
+        "SET ROLE rently_app; UPDATE public.loan SET status = 'closed'"
+        " WHERE id = (SELECT id FROM public.loan WHERE status = 'active' LIMIT 1)",
+        database=DATABASE,
+    )
+    own.execute("SET ROLE rently_owner; SELECT public.refresh_materialized_views()", database=DATABASE)
+    assert not_held(run_suite(own, DATABASE, "post")) == set()
+
+    reverted = run_module("pg_migrate", {**arguments, "state": "reverted", "target_version": "v1.0.0"})
+    assert not reverted["failed"], reverted
+    assert schema(own, DATABASE) == before
+    for suite in ("data_quality", "emergency"):
+        assert not_held(run_suite(own, DATABASE, suite)) == set()

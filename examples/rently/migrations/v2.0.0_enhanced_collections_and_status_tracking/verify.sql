@@ -1,4 +1,5 @@
--- The step did what it promised, and the money is as consistent after it as it must have been before.
+-- The step did what it promised. This runs while writers of loan are held off, so it asks about the new objects only;
+-- the suites pre and post ask about the money, before and after.
 
 DO $verify$
 DECLARE
@@ -51,18 +52,6 @@ BEGIN
     IF EXISTS (SELECT FROM public.loan AS l WHERE l.status = 'active')
        AND NOT EXISTS (SELECT FROM public.mv_current_loan_status) THEN
         RAISE EXCEPTION 'mv_current_loan_status is empty although there are active loans';
-    END IF;
-
-    SELECT count(*)
-      INTO found
-      FROM (SELECT p.id
-              FROM public.payment AS p
-              LEFT JOIN public.payment_allocation AS a ON a.payment_id = p.id
-             WHERE p.status = 'completed'
-             GROUP BY p.id, p.amount
-            HAVING abs(p.amount - COALESCE(sum(a.allocated_amount), 0)) > 0.01) AS imbalance;
-    IF found > 0 THEN
-        RAISE EXCEPTION '% completed payments differ from the sum of their allocations by more than 0.01', found;
     END IF;
 
     -- The functions answer, not only exist.
