@@ -183,7 +183,7 @@ def socket_directory() -> pathlib.Path:
                 return pathlib.Path(known)
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     usable = os.geteuid() != 0 and os.path.isdir(runtime) and len(runtime) < MAX_SOCKET_DIRECTORY_BYTES // 2
-    return pathlib.Path(tempfile.mkdtemp(prefix="holdfast-", dir=runtime if usable else "/tmp"))  # noqa: S108
+    return pathlib.Path(tempfile.mkdtemp(prefix="holdfast-socket-", dir=runtime if usable else "/tmp"))  # noqa: S108
 
 
 def record(directory: pathlib.Path) -> None:
