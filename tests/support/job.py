@@ -16,7 +16,6 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._backup.fingerpr
     compare_fingerprints,
     take_fingerprint,
 )
-
 from tests.support.modules import ROOT, run_playbook
 from tests.support.server import TestServer
 
@@ -48,6 +47,7 @@ class Job:
                     "holdfast_backup_dir": str(self.directory / "backups"),
                     "holdfast_report_dir": str(self.directory / "reports"),
                     "migrate_directories": [str(EXAMPLE / "migrations")],
+                    "migrate_role": "rently_owner",
                     "preflight_suites": [str(suites / "pre.yml")],
                     "verify_suites": [str(suites / "post.yml"), str(suites / "data_quality.yml")],
                     "rollback_suites": [str(suites / "emergency.yml")],
