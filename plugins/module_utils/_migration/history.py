@@ -183,7 +183,8 @@ class History:
             "down_checksum": entry.down_checksum,
             "statement_started": entry.statement_started,
         }
-        expressions: dict[str, sql.Composable] = {name: sql.Placeholder(name) for name in values}
+        # Literals, since the driver would take a % in the table's name for a parameter's.
+        expressions: dict[str, sql.Composable] = {name: sql.Literal(value) for name, value in values.items()}
         time_type = sql.SQL(self.columns.get("applied_at", COLUMNS["applied_at"]))
         if entry.state == APPLIED:
             expressions["applied_at"] = sql.SQL(
@@ -197,9 +198,8 @@ class History:
         # Not ON CONFLICT: a table that was adopted may have no unique index.
         cursor.execute(
             sql.SQL("UPDATE {} SET {} WHERE version = {}").format(
-                self.relation, sql.SQL(", ").join(assignments), sql.Placeholder("version")
-            ),
-            values,
+                self.relation, sql.SQL(", ").join(assignments), sql.Literal(entry.version)
+            )
         )
         if not cursor.rowcount:
             cursor.execute(
@@ -207,13 +207,12 @@ class History:
                     self.relation,
                     sql.SQL(", ").join(map(sql.Identifier, expressions)),
                     sql.SQL(", ").join(expressions.values()),
-                ),
-                values,
+                )
             )
 
     def remove(self, cursor: Cursor, version: str) -> None:
         """Delete the row of a version."""
-        cursor.execute(sql.SQL("DELETE FROM {} WHERE version = %s").format(self.relation), (version,))
+        cursor.execute(sql.SQL("DELETE FROM {} WHERE version = {}").format(self.relation, sql.Literal(version)))
 
 
 def _not_null(name: str) -> str:
