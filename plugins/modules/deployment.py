@@ -165,7 +165,7 @@ options:
         type: str
         choices: [info, warning, critical]
         default: warning
-      message:
+      text:
         description: What was told.
         type: str
         required: true
@@ -315,7 +315,7 @@ deployment:
       type: list
       elements: dict
     alerts:
-      description: Alerts, each with C(level), C(message), C(raised_at), C(details).
+      description: Alerts, each with C(level), C(text), C(raised_at), C(details).
       type: list
       elements: dict
     incidents:
@@ -399,7 +399,7 @@ ROLLBACK_POINT_OPTIONS = {
 
 ALERT_OPTIONS = {
     "level": {"type": "str", "choices": list(ALERT_LEVELS), "default": "warning"},
-    "message": {"type": "str", "required": True},
+    "text": {"type": "str", "required": True},
     "details": {"type": "dict"},
 }
 

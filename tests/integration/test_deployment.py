@@ -108,7 +108,7 @@ def test_everything_of_one_call_is_stored_and_read_back(call):
         checks=[{**check, "sample": [{"id": 1}], "tags": ["a"], "errored": False, "duration_ms": 1.5, "extra": 1}],
         migrations=[{"version": "2.0.0", "description": "two", "status": "applied", "statements": 4}],
         rollback_point={"kind": "clone", "side_database": HOSTILE, "side_oid": 4294967295, "bytes": 2**40},
-        alert={"message": HOSTILE},
+        alert={"text": HOSTILE},
         incident={"title": "broken", "id": "INC-1"},
         details={"a": 1},
     )
@@ -134,7 +134,7 @@ def test_everything_of_one_call_is_stored_and_read_back(call):
     assert (point["side_database"], point["side_oid"], point["bytes"]) == (HOSTILE, 4294967295, 2**40)
     assert (point["live_database"], point["state"]) == (None, "available")
     assert [incident["title"] for incident in closed["incidents"]] == ["mended"]
-    assert closed["alerts"][0]["message"] == HOSTILE
+    assert closed["alerts"][0]["text"] == HOSTILE
     listed = call("listed", deployment_id=deployment_id)
     assert listed["deployment"] == closed
 
@@ -332,7 +332,7 @@ def test_unreachable_ledger_is_journaled_and_imported_exactly_once(call, down, t
         rollback_point=point,
         live_database="app",
         checks=[{"name": "c"}],
-        alert={"message": "m"},
+        alert={"text": "m"},
     )
     assert len(path.read_text(encoding="utf-8").splitlines()) == 2
     listed = call("listed", live_database="app", server=down)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,7 @@ UNREACHABLE = (
 # The record must not hold up what it records: no waiting for locks or for a synchronous standby.
 SETTINGS = {"statement_timeout": "10000", "lock_timeout": "5000", "synchronous_commit": "local"}
 CONNECT_TIMEOUT_S = 5
+NETWORK_LIMITS = {"tcp_user_timeout": "15000"}  # ms; a server whose network is gone sends no error
 
 POINT_KEYS = ("deployment_id", "kind")
 
@@ -92,7 +93,8 @@ class Ledger:
 
     def _connect(self) -> Connection:
         settings = {**SETTINGS, **({"default_transaction_read_only": "on"} if self.check_mode else {})}
-        return self.server.connect(
+        server = replace(self.server, connect_params={**NETWORK_LIMITS, **self.server.connect_params})
+        return server.connect(
             self.database,
             application_name="holdfast ledger",
             settings=settings,

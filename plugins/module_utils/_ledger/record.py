@@ -114,9 +114,7 @@ def build_record(options: Mapping[str, Any], *, deployment_id: str, now: datetim
         "alerts": _alerts(_given(options.get("alert")), at=at),
         "incidents": _incidents(_given(options.get("incident")), at=at),
     }
-    cleaned = clean(record)
-    assert isinstance(cleaned, dict)
-    return cleaned
+    return {key: clean(value) for key, value in record.items()}
 
 
 def _given(value: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -177,7 +175,7 @@ def _alerts(given: Mapping[str, Any], *, at: str) -> list[dict[str, Any]]:
     return [
         {
             "level": given.get("level") or "warning",
-            "message": _required(given, "message", "alert"),
+            "text": _required(given, "text", "alert"),
             "raised_at": at,
             "details": without_secrets(given.get("details") or {}),
         }
@@ -215,9 +213,11 @@ def _time(given: Mapping[str, Any], key: str) -> str | None:
     value = given.get(key)
     if value is None:
         return None
+    # Python before 3.11 reads neither the Z of ISO 8601 nor fractions of another length than six digits.
+    text = re.sub(r"[Zz]$", "+00:00", str(value).strip())
+    text = re.sub(r"\.(\d{1,6})\d*", lambda fraction: "." + fraction.group(1).ljust(6, "0"), text)
     try:
-        # Python before 3.11 reads neither the Z of ISO 8601 nor a basic offset.
-        moment = datetime.fromisoformat(re.sub(r"[Zz]$", "+00:00", str(value).strip()))
+        moment = datetime.fromisoformat(text)
     except ValueError as exc:
         raise _invalid(
             "%s is %r, which is no time." % (key, value), "write a time such as 2026-11-20T22:15:00Z"

@@ -121,7 +121,7 @@ CREATE TABLE holdfast.alert (
     id             bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     deployment_id  text        NOT NULL REFERENCES holdfast.deployment ON DELETE CASCADE,
     level          text        NOT NULL,
-    message        text        NOT NULL,
+    text           text        NOT NULL,
     raised_at      timestamptz NOT NULL,
     details        jsonb       NOT NULL DEFAULT '{}'
 );

@@ -124,10 +124,10 @@ ON CONFLICT (deployment_id, kind) DO UPDATE
 """
 
 ADD_ALERTS = """
-INSERT INTO holdfast.alert (deployment_id, level, message, raised_at, details)
-SELECT %(id)s, a.level, a.message, a.raised_at, a.details
+INSERT INTO holdfast.alert (deployment_id, level, text, raised_at, details)
+SELECT %(id)s, a.level, a.text, a.raised_at, a.details
   FROM pg_catalog.jsonb_to_recordset(%(items)s::jsonb)
-       AS a(level text, message text, raised_at timestamptz, details jsonb)
+       AS a(level text, text text, raised_at timestamptz, details jsonb)
 """
 
 SET_INCIDENTS = """
@@ -203,7 +203,7 @@ SELECT version, description, direction, status, duration_ms, details
 """
 
 READ_ALERTS = """
-SELECT level, message, raised_at, details FROM holdfast.alert WHERE deployment_id = %(id)s ORDER BY id
+SELECT level, text, raised_at, details FROM holdfast.alert WHERE deployment_id = %(id)s ORDER BY id
 """
 
 READ_INCIDENTS = """

@@ -246,7 +246,7 @@ def _key(value: Any) -> tuple[str, Any]:
 
 
 def _type_remark(actual: Any, expectation: Expectation) -> str:
-    kinds = {kind_of(part) for _, operand in expectation.conditions for part in _parts(operand)}
+    kinds = {kind_of(part) for condition in expectation.conditions for part in _parts(condition[1])}
     if actual is None and "NULL" not in kinds:
         return " (NULL satisfies only equals: null)"
     if actual is not None and kind_of(actual) not in kinds:

@@ -219,9 +219,7 @@ def run_checks(
     with contextlib.closing(connect()) as keeper, keeper.cursor() as cursor:
         cursor.execute(BEGIN)
         cursor.execute(EXPORT_SNAPSHOT)
-        row = cursor.fetchone()
-        assert row is not None
-        snapshot = str(row[0])
+        snapshot = str(cursor.fetchall()[0][0])
         version = server_version(keeper) // 10000
         queue: SimpleQueue[int] = SimpleQueue()
         for position in range(len(checks)):
@@ -243,13 +241,12 @@ def run_checks(
 
         workers = max(1, min(limits.jobs, len(checks)))
         with ThreadPoolExecutor(max_workers=workers) as pool:
-            futures = [pool.submit(work) for _ in range(workers)]
+            futures = [pool.submit(work) for number in range(workers)]
             try:
                 for future in futures:
                     future.result()
             finally:
-                for _ in _taken(queue):  # after a failure the other connections stop at their next check
-                    pass
+                list(_taken(queue))  # after a failure the other connections stop at their next check
     return [result for result in results if result is not None]
 
 
