@@ -180,15 +180,36 @@ class Server:
             yield environment
             return
         environment.pop("PGPASSWORD", None)
-        directory = tempfile.mkdtemp(prefix="holdfast-")
-        try:
-            path = os.path.join(directory, "pgpass")
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-                file.write("*:*:*:*:%s\n" % re.sub(r"([\\:])", r"\\\1", password))
+        with _password_file("*:*:*:*:%s\n" % re.sub(r"([\\:])", r"\\\1", password)) as path:
             environment["PGPASSFILE"] = path
             yield environment
+
+
+@contextlib.contextmanager
+def _password_file(content: str) -> Iterator[str]:
+    """Yield the path of a file with ``content`` that only this user can read.
+
+    On Linux it lives in memory and in this process alone, so that nothing is left of it even after SIGKILL.
+    """
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("holdfast-pgpass")
+        try:
+            os.fchmod(descriptor, 0o600)
+            os.write(descriptor, content.encode("utf-8"))
+            path = "/proc/%d/fd/%d" % (os.getpid(), descriptor)
+            if os.access(path, os.R_OK):
+                yield path
+                return
         finally:
-            shutil.rmtree(directory, ignore_errors=True)
+            os.close(descriptor)
+    directory = tempfile.mkdtemp(prefix="holdfast-")
+    try:
+        path = os.path.join(directory, "pgpass")
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            file.write(content)
+        yield path
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def connect_failure(message: str, *, database: str, server: Server) -> HoldfastError:
