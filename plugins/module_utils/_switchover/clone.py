@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection import (
     Server,
     check_name,
+    only_row,
     refuse_standby,
     server_version,
     suffixed_name,
@@ -337,8 +338,7 @@ def _too_little_space(connection: Connection, plan: _Plan, min_free_bytes: int |
     if plan.strategy == "wal_log":
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_catalog.pg_size_bytes(pg_catalog.current_setting('max_wal_size'))")
-            row = cursor.fetchone()
-            needed += min(needed, int(row[0]) if row else 0)
+            needed += min(needed, int(only_row(cursor)[0]))
     if plan.free_bytes >= needed + (min_free_bytes or 0):
         return None
     return HoldfastError(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection import Server, server_version
+from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection import Server, only_row, server_version
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.properties import (
     MASK,
@@ -295,9 +295,7 @@ def lacking_rights(*, connection: Connection, databases: Sequence[Database]) -> 
     """
     with connection.cursor() as cursor:
         cursor.execute(READ_RIGHTS, ([database.oid for database in databases],))
-        row = cursor.fetchone()
-    assert row is not None
-    superuser, createdb, foreign = row
+        superuser, createdb, foreign = only_row(cursor)
     if superuser:
         return []
     return ([] if createdb else ["CREATEDB"]) + ["ownership of %r" % name for name in foreign]
@@ -389,16 +387,13 @@ def free_bytes(*, connection: Connection, tablespace_oid: int | None = None) -> 
     """
     with connection.cursor() as cursor:
         cursor.execute(READ_SERVER)
-        row = cursor.fetchone()
-        assert row is not None
+        row = only_row(cursor)
         directory, same_host = row[3], row[5]
         if directory is None:
             return None, "the role may not read data_directory (grant pg_read_all_settings)"
         if tablespace_oid is not None:
             cursor.execute("SELECT pg_catalog.pg_tablespace_location(%s)", (tablespace_oid,))
-            location = cursor.fetchone()
-            if location and location[0]:
-                directory = os.path.join(directory, location[0])
+            directory = os.path.join(directory, only_row(cursor)[0] or "")
         if not same_host:
             return None, "the server runs on another host than this module"
         try:
@@ -408,15 +403,13 @@ def free_bytes(*, connection: Connection, tablespace_oid: int | None = None) -> 
             return None, "%s cannot be reached from here: %s" % (directory, exc.strerror)
         # A forwarded port looks like the same host; the directory's own time tells the two apart.
         cursor.execute("SELECT pg_catalog.has_function_privilege('pg_catalog.pg_stat_file(text)', 'EXECUTE')")
-        allowed = cursor.fetchone()
-        if allowed and allowed[0]:
+        if only_row(cursor)[0]:
             with contextlib.suppress(psycopg2.errors.InsufficientPrivilege):
                 cursor.execute(
                     "SELECT EXTRACT(epoch FROM f.modification)::float8 FROM pg_catalog.pg_stat_file(%s) AS f",
                     (directory,),
                 )
-                seen = cursor.fetchone()
-                if seen and abs(seen[0] - modified) > 60:
+                if abs(only_row(cursor)[0] - modified) > 60:
                     return None, "%s on this host is not the server's directory" % directory
     return volume.f_bavail * volume.f_frsize, None
 
@@ -425,8 +418,7 @@ def file_copy_methods(*, connection: Connection) -> list[str]:
     """Return what file_copy_method can be set to (18 and newer), or only ``copy``."""
     with connection.cursor() as cursor:
         cursor.execute(READ_SERVER)
-        row = cursor.fetchone()
-    return list(row[4] or ["copy"]) if row else ["copy"]
+        return list(only_row(cursor)[4] or ["copy"])
 
 
 def read_write_counters(*, server: Server, database: str) -> dict[str, Any]:
@@ -445,8 +437,7 @@ def read_write_counters(*, server: Server, database: str) -> dict[str, Any]:
                 "SELECT stats_reset, pg_catalog.pg_postmaster_start_time() FROM pg_catalog.pg_stat_database"
                 " WHERE datname = pg_catalog.current_database()"
             )
-            row = cursor.fetchone()
-            assert row is not None
+            row = only_row(cursor)
             cursor.execute(READ_WRITE_COUNTERS)
             tables = {
                 name: {"inserted": inserted, "updated": updated, "deleted": deleted}
@@ -476,8 +467,7 @@ def databases_info(
         prepare_session(connection)
         with connection.cursor() as cursor:
             cursor.execute(READ_SERVER)
-            row = cursor.fetchone()
-            assert row is not None
+            row = only_row(cursor)
         found = list_databases(connection=connection, names=databases or None)
         if not databases:
             found = [database for database in found if not database.is_template]

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection import (
     Server,
     check_name,
+    only_row,
     refuse_standby,
     suffixed_name,
 )
@@ -220,9 +221,7 @@ def _names_locked(connection: Connection, names: Sequence[str]) -> Iterator[None
     def locked() -> bool:
         with connection.cursor() as cursor:
             cursor.execute("SELECT " + ", ".join(["pg_catalog.pg_try_advisory_lock(%s)"] * len(keys)), keys)
-            row = cursor.fetchone()
-            assert row is not None
-            if all(row):
+            if all(only_row(cursor)):
                 return True
             cursor.execute("SELECT pg_catalog.pg_advisory_unlock_all()")
             return False
