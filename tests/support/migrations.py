@@ -58,6 +58,7 @@ def start(server: TestServer, database: str, files: Mapping[str, str], **setting
         process.stdin,
     )
     process.stdin.close()
+    process.stdin = None  # so that communicate() leaves it alone
     return process
 
 
