@@ -109,6 +109,16 @@ def migrate(
     of the result.
     """
     require_driver()
+    try:
+        return _migrate(server=server, database=database, files=files, state=state, settings=settings, check=check)
+    except HoldfastError as exc:
+        exc.details = {"applied": [], "reverted": [], **exc.details}
+        raise
+
+
+def _migrate(
+    *, server: Server, database: str, files: Sequence[SourceFile], state: str, settings: Settings, check: bool
+) -> dict[str, Any]:
     _check_settings(settings)
     found = migrations(files)
     history = History(settings.history_table)
