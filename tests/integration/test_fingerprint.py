@@ -494,9 +494,11 @@ def test_a_table_is_locked_only_while_it_is_read(pg18, database):
 
 
 def test_a_reader_that_loses_its_connection_ends_the_whole(pg18, database):
-    pg18.execute("CREATE TABLE locked (a integer); CREATE TABLE free (a integer)", database=database)
-    holder = pg18.connect(database)
-    holder.autocommit = False
+    pg18.execute(
+        "CREATE TABLE slow AS SELECT n, a FROM generate_series(1, 30) n,"
+        " (SELECT array_agg(i * 0.1) AS a FROM generate_series(1, 300000) i) x; CREATE TABLE quick (a integer)",
+        database=database,
+    )
     outcome: list[HoldfastError] = []
 
     def run() -> None:
@@ -505,22 +507,29 @@ def test_a_reader_that_loses_its_connection_ends_the_whole(pg18, database):
         outcome.append(failure.value)
 
     thread = threading.Thread(target=run)
-    try:
-        with holder.cursor() as cursor:
-            cursor.execute("SELECT pg_export_snapshot()")
-            cursor.execute("LOCK TABLE locked IN ACCESS EXCLUSIVE MODE")
-        thread.start()
-        waiting = eventually(
-            lambda: pg18.execute(
-                "SELECT pid FROM pg_stat_activity WHERE datname = %s AND wait_event_type = 'Lock'", (database,)
-            )
-        )
-        pg18.execute("SELECT pg_terminate_backend(%s)", (waiting[0][0],))
-        thread.join(timeout=10)
-        assert [error.code for error in outcome] == ["connection_failed"]
-    finally:
-        holder.close()
-        thread.join()
+    thread.start()
+    reader = eventually(
+        lambda: pg18.execute(
+            "SELECT pid FROM pg_stat_activity WHERE datname = %s AND state = 'active' AND query LIKE %s",
+            (database, "SELECT count%slow%"),
+        ),
+        interval_s=0.01,
+    )
+    pg18.execute("SELECT pg_terminate_backend(%s)", reader[0])
+    thread.join(timeout=20)
+    assert [(error.code, error.details["relation"]) for error in outcome] == [("connection_failed", "public.slow")]
+    eventually(lambda: not pg18.execute("SELECT pid FROM pg_stat_activity WHERE datname = %s", (database,)))
+
+
+def test_an_interruption_ends_every_reader(pg18, database):
+    pg18.execute("CREATE TABLE a (x integer); CREATE TABLE b (x integer)", database=database)
+
+    def interrupt(_done: int, _total: int, _name: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fingerprint(pg18, database, on_progress=interrupt)
+    eventually(lambda: not pg18.execute("SELECT pid FROM pg_stat_activity WHERE datname = %s", (database,)))
 
 
 def test_sequences_read_on_any_session_have_the_same_names(server, pair):

@@ -399,7 +399,8 @@ def take_fingerprint(
                 for future in futures:
                     future.cancel()
                 for connection in connections:
-                    connection.cancel()
+                    with contextlib.suppress(psycopg2.Error):  # the one that failed may be closed
+                        connection.cancel()
                 raise
     finally:
         for connection in connections:
@@ -755,11 +756,15 @@ def _compare_tables(
             )
             yield _difference(label, "populated", old.populated, new.populated, message)
         elif what == "table" and old.rows != new.rows:
-            message = "The %s had %d rows and has %d (%+d)." % (label, old.rows, new.rows, new.rows - old.rows)
+            message = "The %s had %s and has %d (%+d)." % (label, _rows(old.rows), new.rows, new.rows - old.rows)
             yield _difference(label, "rows", old.rows, new.rows, message)
         elif old.hash != new.hash:
-            message = "The %s has the same number of rows, %d, but not the same values in them." % (label, old.rows)
+            message = "The %s has %s as before, but with other values." % (label, _rows(old.rows))
             yield _difference(label, "hash", old.hash, new.hash, message)
+
+
+def _rows(number: int) -> str:
+    return "1 row" if number == 1 else "%d rows" % number
 
 
 def _compare_sequences(

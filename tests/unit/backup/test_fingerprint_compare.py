@@ -53,7 +53,7 @@ def messages(**pairs) -> list[str]:
         (
             TableProof(3, "a"),
             TableProof(3, "b"),
-            "The table public.loan has the same number of rows, 3, but not the same values in them.",
+            "The table public.loan has 3 rows as before, but with other values.",
         ),
     ],
 )
