@@ -25,6 +25,8 @@ description:
     tried again.
   - One runner works on a database at a time. Migrations need direct connections and refuse to run through PgBouncer.
   - Check mode connects and compares everything and runs nothing.
+  - The page "migrate a database" of the collection's documentation describes the files, the history, locks, and what
+    to do after a failure.
 extends_documentation_fragment:
   - holdfast.postgres.connection
 options:
@@ -109,12 +111,8 @@ options:
   role:
     description: A role to switch to before the files run, so that new objects belong to it.
     type: str
-seealso:
-  - name: Migrate a database
-    description: Layouts, transactions, locks, and what to do after a failure.
-    link: https://github.com/holdfast-postgres/holdfast.postgres/blob/main/docs/migrate-a-database.md
 author:
-  - Holdfast maintainers (@holdfast-postgres)
+  - Holdfast maintainers (@holdfast)
 """
 
 EXAMPLES = r"""
