@@ -114,10 +114,11 @@ def _read(path: str) -> SourceFile:
         invalid(path, "the file cannot be read: %s" % exc.strerror, "Give this user the right to read it.")
 
 
-def invalid(where: str, reason: str, hint: str) -> NoReturn:
-    """Raise the error of a file or directory that cannot be understood; ``where`` is its path, or path and line."""
-    name = where.encode("utf-8", "backslashreplace").decode()
-    raise HoldfastError(code="migration_invalid", msg="%s: %s." % (name, reason), hint=hint, path=name)
+def invalid(path: str, reason: str, hint: str, *, line: int | None = None) -> NoReturn:
+    """Raise the error of a file or directory that cannot be understood."""
+    name = path.encode("utf-8", "backslashreplace").decode()
+    where = name if line is None else "%s:%d" % (name, line)
+    raise HoldfastError(code="migration_invalid", msg="%s: %s." % (where, reason), hint=hint, path=name, line=line)
 
 
 def migrations(files: Sequence[SourceFile]) -> list[Migration]:
@@ -185,8 +186,8 @@ def _script(file: SourceFile) -> Script:
         text = file.content.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
         line = file.content.count(b"\n", 0, exc.start) + 1
-        invalid("%s:%d" % (file.path, line), "the file is not UTF-8 there", "Save the file as UTF-8.")
+        invalid(file.path, "the file is not UTF-8 there", "Save the file as UTF-8.", line=line)
     if "\x00" in text:
         line = text.count("\n", 0, text.index("\x00")) + 1
-        invalid("%s:%d" % (file.path, line), "the file holds a NUL character", "Save the file as UTF-8, not UTF-16.")
+        invalid(file.path, "the file holds a NUL character", "Save the file as UTF-8, not UTF-16.", line=line)
     return Script(path=file.path, text=text.replace("\r\n", "\n"))

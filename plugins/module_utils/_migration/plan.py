@@ -58,7 +58,7 @@ def prepare(script: Script, *, step: str) -> Prepared:
     """Return the statements of a file; raises `HoldfastError` (``migration_invalid``) for what cannot be run."""
 
     def refuse(offset: int, reason: str, hint: str) -> None:
-        invalid("%s:%d" % (script.path, scanner.place(script.text, offset)[0]), reason, hint)
+        invalid(script.path, reason, hint, line=scanner.place(script.text, offset)[0])
 
     try:
         found = tuple(scanner.statements(script.text))

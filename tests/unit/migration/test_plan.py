@@ -165,6 +165,7 @@ def test_files_that_cannot_run_are_refused_with_their_line(text, line, reason):
     error = refused(up, files("1", v1=text), [])
     assert error.code == "migration_invalid"
     assert error.msg.startswith("/m/1_x.up.sql:%d: " % line)
+    assert (error.details["path"], error.details["line"]) == ("/m/1_x.up.sql", line)
     assert reason in error.msg
 
 
