@@ -371,6 +371,7 @@ def main() -> None:
     directory.mkdir(exist_ok=True)
     server = TestServer(
         embedded_bin_dir(18),
+        root=tempfile.gettempdir(),
         settings={
             "shared_buffers": "1GB",
             "max_wal_size": "8GB",

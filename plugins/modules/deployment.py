@@ -448,6 +448,8 @@ def main() -> None:
             now=datetime.now(timezone.utc),
             check_mode=module.check_mode,
         )
+        for warning in result.pop("warnings"):
+            module.warn(warning)
     module.exit_json(**result)
 
 

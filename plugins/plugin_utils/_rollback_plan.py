@@ -160,17 +160,28 @@ def writes_since(point: Point | None, *, live: Mapping[str, Any], points: Sequen
     segments.append((start, now))
     total: dict[str, dict[str, int]] = {}
     for before, after in segments:
-        if before.get("tables") is None or after.get("tables") is None:
-            return {"known": False, "reason": "the write counters were not recorded"}
-        if before.get("stats_reset") != after.get("stats_reset") and before.get("tables"):
-            return {"known": False, "reason": "the server's statistics were reset since the rollback point"}
-        if not _add(total, before["tables"], after["tables"]):
-            return {"known": False, "reason": "the server's counters went backwards (a crash loses them)"}
+        reason = _incomparable(before, after)
+        if reason is None and not _add(total, before["tables"], after["tables"]):
+            reason = "the server's counters went backwards (a crash loses them)"
+        if reason is not None:
+            return {"known": False, "reason": reason}
     migration: dict[str, dict[str, int]] = {}
     after_migration = _counters(point, "after_migration")
     if after_migration.get("tables") is not None:
         _add(migration, _counters(point, "before").get("tables") or {}, after_migration["tables"])
     return {"known": True, "tables": total, "during_migration": _sums(migration), **_sums(total)}
+
+
+def _incomparable(before: Counters, after: Counters) -> str | None:
+    """Return why two readings of the server's counters cannot be subtracted, or None when they can."""
+    if before.get("tables") is None or after.get("tables") is None:
+        return "the write counters were not recorded"
+    # A database that was made from another begins with counters of nothing, whatever was reset before.
+    if before["tables"] and before.get("stats_reset") != after.get("stats_reset"):
+        return "the server's statistics were reset since the rollback point"
+    if before["tables"] and before.get("server_started_at") != after.get("server_started_at"):
+        return "the server was restarted since the rollback point and may have lost counters"
+    return None
 
 
 def _lineage(point: Point, *, live_oid: Any, points: Sequence[Point]) -> list[Point] | None:

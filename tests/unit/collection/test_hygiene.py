@@ -162,9 +162,10 @@ def test_codes_are_sorted():
 # Modules and roles
 
 
-def test_every_module_is_in_the_action_group_and_nothing_else_is():
+def test_every_module_that_connects_is_in_the_action_group_and_nothing_else_is():
     groups = load(ROOT / "meta" / "runtime.yml")["action_groups"]
-    assert groups["all"] == MODULES
+    modules = {name: (ROOT / "plugins" / "modules" / (name + ".py")).read_text(encoding="utf-8") for name in MODULES}
+    assert groups["all"] == [name for name in MODULES if "holdfast.postgres.connection" in modules[name]]
 
 
 @pytest.mark.parametrize("name", MODULES)

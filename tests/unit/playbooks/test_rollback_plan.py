@@ -141,6 +141,7 @@ def test_counters_that_cannot_be_compared_are_called_unknown() -> None:
     databases = [LIVE, database("bank_before_d1", 11)]
     for before, reason in (
         ({"stats_reset": "2026-01-01", "tables": counters()["tables"]}, "reset"),
+        ({"server_started_at": "2026-01-01", "tables": counters()["tables"]}, "restarted"),
         (counters(500), "backwards"),
         ({}, "not recorded"),
     ):
