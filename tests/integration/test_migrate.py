@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
+import time
 import uuid
+from dataclasses import replace
 
 import pytest
 
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
-from ansible_collections.holdfast.postgres.plugins.module_utils._migration.layouts import Script
+from ansible_collections.holdfast.postgres.plugins.module_utils._migration.layouts import Script, SourceFile
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration.plan import prepare
+from ansible_collections.holdfast.postgres.plugins.module_utils._migration.runner import Settings, migrate
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration.statements import statements
 from tests.support.migrations import run
 
@@ -232,6 +235,21 @@ def test_objects_belong_to_the_given_role_and_the_history_to_the_login(each_serv
     ]
     each_server.execute("DROP OWNED BY app_owner", database=each_database)
     assert refused(each_server, each_database, files, role="nobody'here").code == "role_missing"
+
+
+def test_owner_without_other_rights_can_migrate(each_server):
+    each_server.execute("DROP DATABASE IF EXISTS owned")
+    each_server.execute("DROP ROLE IF EXISTS plain_owner")
+    each_server.execute("CREATE ROLE plain_owner LOGIN PASSWORD 'x'")
+    each_server.create_database("owned", owner="plain_owner")
+    server = replace(each_server.server, user="plain_owner", password="x")
+    files = [SourceFile("/m/" + name, text.encode()) for name, text in BOOKS.items()]
+    result = migrate(server=server, database="owned", files=files, state="applied", settings=Settings())
+    assert result["current_version"] == "v1.10"
+    assert rows(each_server, "owned", "SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'public'") == [
+        ("plain_owner",)
+    ]
+    each_server.drop_database("owned")
 
 
 def test_guide_style_history_is_adopted(each_server, each_database):
@@ -466,8 +484,9 @@ def test_statement_timeout_stops_a_statement(pg18, database):
 
 def test_a_thousand_empty_migrations_are_quick(pg18, database):
     files = {"%04d_empty.up.sql" % number: "-- nothing yet\n" for number in range(1, 1001)}
-    result = run(pg18, database, files)
-    assert len(result["applied"]) == 1000
-    history = run(pg18, database, files, state="status")["history"]
-    assert len(history) == 1000
+    begun = time.monotonic()
+    assert len(run(pg18, database, files)["applied"]) == 1000
+    applied = time.monotonic()
+    assert len(run(pg18, database, files, state="status")["history"]) == 1000
+    assert (applied - begun < 25, time.monotonic() - applied < 1) == (True, True)
     assert rows(pg18, database, CURRENT) == [("1000",)]
