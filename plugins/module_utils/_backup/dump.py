@@ -406,6 +406,12 @@ def exported_snapshot(
                 raise
             except psycopg2.errors.LockNotAvailable as exc:
                 raise _locked_out(reader, database=database, lock_wait_s=lock_wait_s) from exc
+            except psycopg2.errors.InsufficientPrivilege as exc:
+                raise HoldfastError(
+                    code="permission_denied",
+                    msg="The role cannot read everything in %r: %s" % (database, " ".join(str(exc).split())),
+                    hint="Connect as the owner or a superuser, or grant pg_read_all_data and BYPASSRLS to the role.",
+                ) from exc
             with connection.cursor() as cursor:
                 cursor.execute(EXPORT_SNAPSHOT)
                 name, lsn, at, standby = only_row(cursor)

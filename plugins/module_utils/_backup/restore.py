@@ -93,9 +93,15 @@ SELECT EXISTS (SELECT FROM pg_catalog.pg_class WHERE oid >= 16384)
     OR EXISTS (SELECT FROM pg_catalog.pg_largeobject_metadata)
 """
 
+# Only sessions that this role may end; PostgreSQL itself ends its workers when a database is renamed.
 END_SESSIONS = """
-SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
- WHERE datname = %s AND pid <> pg_catalog.pg_backend_pid()
+SELECT pg_catalog.pg_terminate_backend(a.pid)
+  FROM pg_catalog.pg_stat_activity a
+  JOIN pg_catalog.pg_roles r ON r.oid = a.usesysid
+ WHERE a.datname = %s AND a.pid <> pg_catalog.pg_backend_pid() AND a.backend_type = 'client backend'
+   AND ((SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user)
+        OR (NOT r.rolsuper AND (pg_catalog.pg_has_role(a.usesysid, 'MEMBER')
+                                OR pg_catalog.pg_has_role('pg_signal_backend', 'MEMBER'))))
 """
 
 
@@ -620,6 +626,13 @@ def _finish(plan: _Plan, maintenance: Connection) -> int:
             code="target_exists",
             msg="Database %r came into being while the archive was restored." % plan.database,
             hint="Choose another name for the side database.",
+        ) from exc
+    except psycopg2.errors.ObjectInUse as exc:
+        raise HoldfastError(
+            code="database_in_use",
+            msg="Somebody stayed connected to %r, which therefore cannot be renamed to %r: %s"
+            % (plan.building, plan.database, " ".join(str(exc).split())),
+            hint="See pg_stat_activity for that database, end the session, usually a superuser's, and try again.",
         ) from exc
     finally:
         if not maintenance.closed:
