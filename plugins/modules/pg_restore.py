@@ -164,6 +164,10 @@ kept_database:
   description: Name of the half-built database that was kept.
   returned: failure, when O(keep_on_failure=true)
   type: str
+left_behind:
+  description: Name of the half-built database that could not be dropped, and why. The next restore drops it.
+  returned: failure, when the server could not be reached any more
+  type: str
 code:
   description: Stable word for the failure.
   returned: failure

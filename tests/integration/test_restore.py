@@ -428,3 +428,24 @@ def test_what_an_ended_restore_left_is_dropped(pg18, database, archive, tmp_path
     assert result["verified"] is True
     assert bool([w for w in result["warnings"] if "left half-built" in w]) == (end == "kill")
     assert not [name for name in pg18.databases() if ".restoring-" in name]
+
+
+def test_server_that_is_lost_on_the_way_is_told_and_the_next_restore_cleans_up(pg18, archive, side, monkeypatch):
+    prove = restore._prove
+
+    def lose(plan, phases):
+        pg18.stop("immediate")
+        return prove(plan, phases)
+
+    monkeypatch.setattr(restore, "_prove", lose)
+    try:
+        with pytest.raises(HoldfastError) as caught:
+            restored(pg18, side, archive)
+    finally:
+        pg18.start()
+    monkeypatch.undo()
+    assert caught.value.code == "connection_failed"
+    assert caught.value.details["left_behind"].startswith(side + ".restoring-")
+    result = restored(pg18, side, archive)
+    assert result["verified"] is True
+    assert "left half-built" in result["warnings"][0]

@@ -428,9 +428,9 @@ def _restore(plan: _Plan, maintenance: Connection, phases: _Phases) -> tuple[lis
             with phases.timed("finish"):
                 size = _finish(plan, maintenance)
         except BaseException as exc:
-            kept = _give_up(plan, maintenance)
-            if kept and isinstance(exc, HoldfastError):
-                exc.details["kept_database"] = kept
+            told = _give_up(plan)
+            if isinstance(exc, HoldfastError):
+                exc.details.update(told)
             raise
     return differences, size
 
@@ -653,25 +653,24 @@ def comparable(properties: DatabaseProperties, *, tablespace: str | None) -> Dat
     )
 
 
-def _give_up(plan: _Plan, maintenance: Connection) -> str | None:
-    """Drop the half-built database, or keep it out of the way; returns its name if it was kept."""
-    with contextlib.ExitStack() as stack:
-        if maintenance.closed:
-            maintenance = stack.enter_context(plan.server.session(plan.server.maintenance_db))
-        if plan.keep_on_failure and _exists(maintenance, plan.building):
-            with maintenance.cursor() as cursor:
-                cursor.execute(
-                    sql.SQL("COMMENT ON DATABASE {} IS {}").format(
-                        sql.Identifier(plan.building),
-                        sql.Literal("kept after a failed restore of %s" % plan.state.path),
-                    )
-                )
-                cursor.execute(
-                    sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(sql.Identifier(plan.building))
-                )
-            return plan.building
-        drop_database(maintenance, plan.building)
-    return None
+def _give_up(plan: _Plan) -> dict[str, str]:
+    """Drop the half-built database, or keep it out of the way; return what the failure shall tell of it.
+
+    The session that built it may be lost or in the middle of something, so another one does this.
+    """
+    try:
+        with plan.server.session(plan.server.maintenance_db) as connection:
+            if not plan.keep_on_failure or not _exists(connection, plan.building):
+                drop_database(connection, plan.building)
+                return {}
+            name = sql.Identifier(plan.building)
+            reason = sql.Literal("kept after a failed restore of %s" % plan.state.path)
+            with connection.cursor() as cursor:
+                cursor.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(name, reason))
+                cursor.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(name))
+            return {"kept_database": plan.building}
+    except (HoldfastError, psycopg2.Error) as exc:  # the failure on its way out is the one to tell; this goes with it
+        return {"left_behind": "%s: %s" % (plan.building, " ".join(str(exc).split()))}
 
 
 def _exists(maintenance: Connection, database: str) -> bool:
