@@ -42,7 +42,7 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-path:
+directory:
   description: The directory of the report.
   returned: success
   type: str
@@ -78,7 +78,7 @@ def main() -> None:
     with failures_reported(module):
         if not module.check_mode:
             changed = write_report(path=params["path"], files=params["files"], latest=params["latest"] or None)
-    module.exit_json(changed=changed, path=params["path"])
+    module.exit_json(changed=changed, directory=params["path"])
 
 
 if __name__ == "__main__":

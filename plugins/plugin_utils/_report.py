@@ -45,7 +45,7 @@ def report_document(deployment: Mapping[str, Any], facts: Mapping[str, Any]) -> 
         },
         "steps": steps or missing,
         "steps_to_record": missing,
-        "backup": facts.get("archive") or None,
+        "backup": _backup(facts.get("archive")),
         "migrations": _migrations(facts),
         "checks": _checks(facts),
         "rollback": rollback,
@@ -62,7 +62,11 @@ def _failure(failure: Mapping[str, Any] | None, *, started: Mapping[str, str], f
     if not failure:
         return None
     result = failure.get("result") or {}
-    began = {name: when for name, when in started.items() if when and when <= str(failure.get("at") or when)}
+    began = {
+        name: when
+        for name, when in started.items()
+        if name != "report" and when and when <= str(failure.get("at") or when)
+    }
     stage = max(began, key=lambda name: began[name], default=first)
     kept: dict[str, Any] = {"stage": stage, "started_at": began.get(stage) or None}
     kept.update({key: failure.get(key) or "" for key in ("msg", "code", "hint")})
@@ -104,11 +108,18 @@ def _missing_steps(
         if failure and failure["stage"] == name:
             missing.append({"name": name, "status": "failed", "started_at": failure["started_at"]})
         elif not started.get(name):
-            missing.append({"name": name, "status": "skipped"})
+            missing.append({"name": name, "status": "skipped", "duration_s": 0.0})
     if kind == "deploy" and started.get("rollback") and not swapped:
         missing.append({"name": "rollback", "status": "failed", "started_at": started["rollback"]})
-    missing.append({"name": "report", "status": "succeeded"})
+    missing.append({"name": "report", "status": "succeeded", "started_at": started.get("report") or None})
     return missing
+
+
+def _backup(archive: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return the facts of the archive, those that check mode only predicts as None."""
+    if not archive:
+        return None
+    return {**dict.fromkeys(("path", "id", "lsn", "snapshot_at", "bytes", "rows", "tables", "duration_s")), **archive}
 
 
 def _migrations(facts: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -214,6 +214,7 @@ def other(own_server: TestServer, tmp_path: pathlib.Path) -> Iterator[Job]:
         preflight_suites=[],
         verify_suites=[],
         rollback_suites=[],
+        migrate_role="",
         holdfast_ledger_database="ledger",
     )
     own_server.create_database(job.database)
