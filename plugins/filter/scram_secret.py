@@ -11,8 +11,8 @@ short_description: The SCRAM secret that PostgreSQL stores for a password
 version_added: 0.1.0
 author: Holdfast maintainers (@holdfast)
 description:
-  - Returns the secret that a role's C(rolpassword) and a userlist of PgBouncer hold, so that the password itself appears
-    neither in a statement, nor in a log, nor on a disk.
+  - Returns the secret that a role's C(rolpassword) and a userlist of PgBouncer hold, so that the password itself
+    appears neither in a statement, nor in a log, nor on a disk.
   - The same role and password always give the same secret. A SCRAM secret is returned as it is.
 options:
   _input:
