@@ -70,7 +70,7 @@ TARGET_LOCK = 0x48465254
 
 #: Nothing that was loaded counts before the one transaction at the end, whose commit is synchronous and thereby makes
 #: all of the log before it durable; no commit before that one needs to wait for the disk.
-LOAD_SETTINGS = {"synchronous_commit": "off", "lock_timeout": "0", "maintenance_work_mem": "256MB"}
+LOAD_SETTINGS = {"synchronous_commit": "off", "lock_timeout": "0", "maintenance_work_mem": "256MB", "jit": "off"}
 
 #: What a restored database cannot or need not share with its source; a collation's version is the server's.
 NOT_COMPARED = ("allow_connections", "is_template", "collation_version")
