@@ -193,13 +193,13 @@ def without_indexes(cursor: Cursor) -> Iterator[None]:
         (["public." + table for table in TABLES],),
     )
     indexes = cursor.fetchall()
-    for relation, name, _ in foreign_keys:
+    for relation, name, _definition in foreign_keys:
         cursor.execute(sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(sql.SQL(relation), sql.Identifier(name)))
-    for name, _ in indexes:
+    for name, _definition in indexes:
         cursor.execute(sql.SQL("DROP INDEX {}").format(sql.SQL(name)))
     yield
     started = time.monotonic()
-    for _, definition in indexes:
+    for _name, definition in indexes:
         cursor.execute(definition)
     for relation, name, definition in foreign_keys:
         cursor.execute(

@@ -26,7 +26,6 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._backup.fingerpr
     read_sequences,
     take_fingerprint,
 )
-from ansible_collections.holdfast.postgres.plugins.module_utils._backup.interruption import signals_raised
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection import (
     Server,
     check_name,
@@ -34,6 +33,7 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection
     server_version,
 )
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
+from ansible_collections.holdfast.postgres.plugins.module_utils._core.interruption import signals_raised
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.process import (
     ClientPrograms,
     find_client_programs,

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Callable
 
 from ansible_collections.holdfast.postgres.plugins.module_utils._backup.inventory import INVALID_INDEX, read_objects
-from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection import Server
+from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection import Server, only_row
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
 
 try:
@@ -365,14 +365,12 @@ def take_fingerprint(
         with lead.cursor() as cursor:
             if snapshot is None:
                 cursor.execute("SELECT pg_export_snapshot()")
-                row = cursor.fetchone()
-                assert row is not None
-                snapshot = str(row[0])
+                snapshot = str(only_row(cursor)[0])
             else:
                 _import_snapshot(cursor, snapshot)
         relations = _relations(lead)
         idle: queue.SimpleQueue[Connection] = queue.SimpleQueue()
-        for _ in range(min(max(jobs, 1), len(relations))):
+        for _number in range(min(max(jobs, 1), len(relations))):
             worker = _open(server, database)
             connections.append(worker)
             with worker.cursor() as cursor:
@@ -501,12 +499,11 @@ def _read_relation(connection: Connection, relation: Relation) -> TableProof:
     with _reading("the " + relation.label, relation=relation.name), connection.cursor() as cursor:
         cursor.execute("SAVEPOINT relation")
         cursor.execute(table_query(relation, server_version=connection.server_version))
-        result = cursor.fetchone()
+        result = only_row(cursor)
         cursor.execute(STILL_THE_SAME_FILE, (relation.oid,))
         same = cursor.fetchone()
         # Rolled back rather than released: only that gives the lock back before the transaction ends.
         cursor.execute("ROLLBACK TO SAVEPOINT relation")
-    assert result is not None
     if relation.kind == "m":
         return TableProof(rows=int(result[0]), hash="", populated=True)
     if same is None or not same[0]:

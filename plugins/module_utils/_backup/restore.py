@@ -25,7 +25,6 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._backup.fingerpr
     compare_fingerprints,
     take_fingerprint,
 )
-from ansible_collections.holdfast.postgres.plugins.module_utils._backup.interruption import signals_raised
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection import (
     Server,
     check_name,
@@ -35,6 +34,7 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection
     suffixed_name,
 )
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
+from ansible_collections.holdfast.postgres.plugins.module_utils._core.interruption import signals_raised
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.process import (
     ClientPrograms,
     find_client_programs,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection import (
     Server,
+    only_row,
     refuse_standby,
     require_driver,
 )
@@ -366,7 +367,8 @@ class _Worker:
 
     def down(self, step: Step) -> None:
         """Revert one migration and remove it from the history."""
-        assert step.down is not None and step.entry is not None
+        if step.down is None or step.entry is None:
+            raise AssertionError("the plan has a step that cannot be reverted")
         down, recorded = step.down, step.entry
         with self._failures_explained(step.migration, down):
             self._begin_file()
@@ -648,8 +650,7 @@ class _Worker:
             " WHERE t.oid = pg_catalog.to_regclass(%s)",
             (index.name, index.table),
         )
-        row = self.cursor.fetchone()
-        assert row is not None
+        row = only_row(self.cursor)
         self.notices.append("holdfast: dropping the invalid index %s that a failed build left behind" % row[0])
         try:
             with self.watch.statement():

@@ -114,8 +114,7 @@ def split(text: str) -> list[Piece]:
     position = 0
     size = len(text)
     while position < size:
-        match = TOKEN.match(text, position)
-        assert match is not None
+        match = _token(text, position)
         kind = match.lastgroup
         end = match.end()
         if kind in ("space", "line_comment"):
@@ -256,13 +255,19 @@ def _dollar_quote_end(text: str, match: re.Match[str]) -> int:
     return end + len(match.group())
 
 
+def _token(text: str, position: int) -> re.Match[str]:
+    match = TOKEN.match(text, position)
+    if match is None:
+        raise AssertionError("the scanner knows no token at offset %d" % position)
+    return match
+
+
 def directives(text: str) -> list[tuple[int, str]]:
     """Return ``-- holdfast: ...`` lines before the first statement, as offset and lower-case words."""
     found = []
     position = 0
     while position < len(text):
-        match = TOKEN.match(text, position)
-        assert match is not None
+        match = _token(text, position)
         if match.lastgroup == "line_comment":
             directive = DIRECTIVE.fullmatch(match.group())
             if directive is not None:
