@@ -162,8 +162,8 @@ def _host_problems(
         )
     elif cluster["replica"] and identity.get("own") != identity.get("primary"):
         problems.append(
-            "Cluster %s: %s is a standby of another cluster (system identifier %s, and the primary %s has %s), and nothing "
-            "is overwritten. If nobody needs it: pg_dropcluster --stop %s %s, then run again."
+            "Cluster %s: %s is a standby of another cluster (system identifier %s, and the primary %s has %s), and "
+            "nothing is overwritten. If nobody needs it: pg_dropcluster --stop %s %s, then run again."
             % (
                 cluster["id"],
                 cluster["data_dir"],
