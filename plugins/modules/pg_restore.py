@@ -155,11 +155,6 @@ phases:
   description: Seconds for each step, C(check_s), C(create_s), C(load_s), C(prove_s) and C(finish_s).
   returned: changed, not in check mode
   type: dict
-warnings:
-  description: Corrupt archives that were passed over, extensions of another version, and the like.
-  returned: when there are any
-  type: list
-  elements: str
 kept_database:
   description: Name of the half-built database that was kept.
   returned: failure, when O(keep_on_failure=true)
@@ -235,6 +230,8 @@ def main() -> None:
             allow_older_server=params["allow_older_server"],
             check=module.check_mode,
         )
+        for warning in result.pop("warnings", []):
+            module.warn(warning)
         module.exit_json(**result)
 
 
