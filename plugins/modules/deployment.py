@@ -119,9 +119,11 @@ options:
         description: The deployment that it undoes, if not O(deployment_id). An undo tells thus which point it used.
         type: str
       state:
-        description: Whether it can be used.
+        description:
+          - Whether an undo can use it. V(unneeded) says that the deployment failed before it changed anything; with
+            one of its points, all points of the deployment are passed over.
         type: str
-        choices: [available, used, removed]
+        choices: [available, used, unneeded, removed]
         default: available
       live_database:
         description: The live database, if not O(live_database).

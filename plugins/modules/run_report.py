@@ -14,7 +14,7 @@ description:
   - Writes files into one directory, each of which is there whole or not at all, and makes a link beside the directory
     point at it. One task, because an undo has no time for six.
   - The directory is for its owner and group (mode 0750), and so are the files (0640).
-  - Supports check mode, which writes nothing.
+  - Check mode writes nothing; it fails where the user may not write, and says whether anything would change.
 options:
   path:
     description: The directory of the report; it is made when it is missing.
@@ -74,10 +74,13 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
-    changed = True
     with failures_reported(module):
-        if not module.check_mode:
-            changed = write_report(path=params["path"], files=params["files"], latest=params["latest"] or None)
+        changed = write_report(
+            path=params["path"],
+            files=params["files"],
+            latest=params["latest"] or None,
+            check_mode=module.check_mode,
+        )
     module.exit_json(changed=changed, directory=params["path"])
 
 

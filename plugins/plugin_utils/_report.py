@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
@@ -14,6 +14,7 @@ STAGES = {
     "rollback": ("rollback",),
     "backup": ("backup",),
 }
+ORDER = (*STAGES["deploy"], "rollback", "report")
 
 
 def report_document(deployment: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -22,15 +23,17 @@ def report_document(deployment: Mapping[str, Any], facts: Mapping[str, Any]) -> 
     ``deployment`` is the ledger's record (while the run is open, or closed); ``facts`` are the results that the
     stages registered, an empty mapping or None for a stage that did not run. Keys of the document: ``deployment``,
     ``steps``, ``backup``, ``migrations``, ``checks``, ``rollback`` (or None), ``failure`` (or None), ``versions``,
-    ``proofs``, ``summary`` (one paragraph), ``ok``, and ``steps_to_record``, what the ledger has not heard of yet.
+    ``summary`` (one paragraph), ``ok``, and what the ledger has not heard of yet: ``steps_to_record`` and
+    ``point_to_record`` (or None), a rollback point that nobody needs because nothing was changed.
     """
     kind = str(facts["kind"])
     failure = _failure(facts.get("failure"), started=facts.get("started") or {}, first=STAGES[kind][0])
-    swapped = bool((facts.get("swap") or {}).get("retired")) and not (facts.get("swap") or {}).get("failed")
+    swap = facts.get("swap") or {}
+    swapped = bool(swap.get("live_oid")) and not swap.get("failed") and not facts.get("check_mode")
     status = _status(kind, failure, swapped)
     steps = [_step(step, run_started_at=deployment.get("started_at")) for step in deployment.get("steps") or []]
     missing = _missing_steps(kind, facts, failure, swapped)
-    rollback = _rollback(facts, swapped)
+    checks = _checks(facts)
     document: dict[str, Any] = {
         "deployment": {
             "id": deployment.get("id"),
@@ -43,18 +46,23 @@ def report_document(deployment: Mapping[str, Any], facts: Mapping[str, Any]) -> 
             "operator": deployment.get("operator"),
             "controller": deployment.get("controller"),
         },
-        "steps": steps or missing,
+        "steps": sorted(steps or missing, key=lambda step: _place(step["name"])),
         "steps_to_record": missing,
+        "point_to_record": _needless_point(kind, facts, failure),
         "backup": _backup(facts.get("archive")),
         "migrations": _migrations(facts),
-        "checks": _checks(facts),
-        "rollback": rollback,
+        "checks": checks,
+        "rollback": _rollback(facts, swapped),
         "failure": failure,
         "versions": _versions(facts, swapped),
-        "ok": status == "succeeded",
+        "ok": status == "succeeded" and not facts.get("incomplete") and not (swapped and _broken(checks, "rollback")),
     }
     document["summary"] = _summary(document, facts, swapped)
     return document
+
+
+def _place(step: str) -> int:
+    return ORDER.index(step) if step in ORDER else len(ORDER)
 
 
 def _failure(failure: Mapping[str, Any] | None, *, started: Mapping[str, str], first: str) -> dict[str, Any] | None:
@@ -68,7 +76,8 @@ def _failure(failure: Mapping[str, Any] | None, *, started: Mapping[str, str], f
         if name != "report" and when and when <= str(failure.get("at") or when)
     }
     stage = max(began, key=lambda name: began[name], default=first)
-    kept: dict[str, Any] = {"stage": stage, "started_at": began.get(stage) or None}
+    times = {"started_at": began.get(stage) or None, "finished_at": failure.get("at") or None}
+    kept: dict[str, Any] = {"stage": stage, **times}
     kept.update({key: failure.get(key) or "" for key in ("msg", "code", "hint")})
     for key in ("path", "line", "statement", "sqlstate", "differences"):
         if result.get(key):
@@ -106,13 +115,49 @@ def _missing_steps(
     missing: list[dict[str, Any]] = []
     for name in STAGES[kind]:
         if failure and failure["stage"] == name:
-            missing.append({"name": name, "status": "failed", "started_at": failure["started_at"]})
+            times = {key: failure[key] for key in ("started_at", "finished_at")}
+            missing.append({"name": name, "status": "failed", **times})
         elif not started.get(name):
             missing.append({"name": name, "status": "skipped", "duration_s": 0.0})
     if kind == "deploy" and started.get("rollback") and not swapped:
         missing.append({"name": "rollback", "status": "failed", "started_at": started["rollback"]})
     missing.append({"name": "report", "status": "succeeded", "started_at": started.get("report") or None})
     return missing
+
+
+def _needless_point(kind: str, facts: Mapping[str, Any], failure: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return the rollback point of a failed deployment that left the live database as it was, or None.
+
+    To undo such a deployment would change nothing but lose what was written since.
+    """
+    archive = facts.get("archive") or {}
+    if kind != "deploy" or not failure or _left(facts) != "nothing" or not archive.get("snapshot_at"):
+        return None
+    return {
+        "kind": "archive",
+        "state": "unneeded",
+        "live_database": facts["database"],
+        "archive_path": archive.get("path"),
+        "archive_id": archive.get("id"),
+        "taken_at": archive["snapshot_at"],
+    }
+
+
+def _left(facts: Mapping[str, Any]) -> str:
+    """Return what the run left in the live database: ``nothing``, ``something``, or ``unknown``."""
+    migrate = facts.get("migrate") or {}
+    if migrate.get("applied") or migrate.get("partial"):
+        return "something"
+    return str((facts.get("outcome") or {}).get("left") or "nothing")
+
+
+def _broken(checks: Sequence[Mapping[str, Any]], stage: str) -> list[str]:
+    """Return the names of the stage's checks of severity error that do not hold."""
+    return [
+        str(row["name"])
+        for row in checks
+        if row["stage"] == stage and row["status"] == "failed" and row["severity"] == "error"
+    ]
 
 
 def _backup(archive: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -159,6 +204,7 @@ def _rollback(facts: Mapping[str, Any], swapped: bool) -> dict[str, Any] | None:
         "expected_s": plan.get("expected_s"),
         "writes": plan.get("writes"),
         "sentence": plan.get("sentence"),
+        "left_behind": plan.get("left_behind"),
         "done": swapped,
         "retired": swap.get("retired"),
         "stall_ms": swap.get("stall_ms"),
@@ -173,7 +219,8 @@ def _versions(facts: Mapping[str, Any], swapped: bool) -> dict[str, Any]:
     status = facts.get("status") or {}
     migrate = facts.get("migrate") or {}
     before = status.get("current_version")
-    now = migrate.get("current_version") or before
+    outcome = facts.get("outcome") or {}
+    now = outcome.get("current_version") or migrate.get("current_version") or before
     if swapped:
         now = (facts.get("plan") or {}).get("schema_version") or before
     return {"before": before, "now": now}
@@ -181,62 +228,101 @@ def _versions(facts: Mapping[str, Any], swapped: bool) -> dict[str, Any]:
 
 def _summary(document: Mapping[str, Any], facts: Mapping[str, Any], swapped: bool) -> str:
     kind = document["deployment"]["kind"]
-    database = facts["database"]
-    sentences = [_what_happened(document, facts, database, kind, swapped)]
+    sentences = [_what_happened(document, facts, swapped=swapped)]
     failure = document["failure"]
     hint = (facts.get("undo_failure") or {}).get("hint") or (failure or {}).get("hint")
     if hint:
         sentences.append("Next: %s" % hint)
     rollback = document["rollback"]
     if rollback and swapped:
-        sentences.append(
-            "%s is kept as %s; clients waited %s ms at most. %s"
-            % (
-                "The failed version" if kind == "deploy" else "The version that served until now",
-                rollback["retired"],
-                rollback["stall_ms"],
-                str(rollback["sentence"]).split(" s. ", 1)[-1],
-            )
-        )
-        bad = [c["name"] for c in document["checks"] if c["stage"] == "rollback" and c.get("status") == "failed"]
-        if bad:
-            sentences.append("CHECKS FAILED AFTER THE UNDO: %s." % "; ".join(bad))
-    if not facts.get("check_mode"):
+        if rollback["retired"]:
+            kept = "The failed version" if kind == "deploy" else "The version that served until now"
+            sentences.append("%s is kept as %s." % (kept, rollback["retired"]))
+        if rollback["stall_ms"] is not None:
+            sentences.append("New sessions were kept out for %s ms." % rollback["stall_ms"])
+        sentences.append(str(rollback["left_behind"]))
+        broken = _broken(document["checks"], "rollback")
+        if broken:
+            sentences.append("CHECKS FAILED AFTER THE UNDO: %s." % "; ".join(broken))
+    if facts.get("incomplete"):
+        sentences.append("THE RECORD OF THIS RUN IS INCOMPLETE: %s" % facts["incomplete"])
+    elif not facts.get("check_mode"):
         sentences.append("Evidence: %s/report.html." % facts["report_path"])
     return " ".join(sentences)
 
 
-def _what_happened(
-    document: Mapping[str, Any], facts: Mapping[str, Any], database: str, kind: str, swapped: bool
-) -> str:
+def _what_happened(document: Mapping[str, Any], facts: Mapping[str, Any], *, swapped: bool) -> str:
+    kind, database = document["deployment"]["kind"], facts["database"]
     version = document["versions"]["now"]
     serves = "%s serves%s" % (database, " at %s" % version if version else "")
     if document["failure"]:
-        return _what_failed(document["failure"], facts, database=database, kind=kind, swapped=swapped, serves=serves)
+        return _what_failed(document["failure"], facts, kind=kind, swapped=swapped, serves=serves)
+    if facts.get("check_mode"):
+        return "Check mode: %s" % _what_would_happen(document, facts, kind=kind)
     if kind == "backup":
         archive = document["backup"] or {}
         return "%s was archived as %s (%s bytes)." % (database, archive.get("path"), archive.get("bytes"))
     if kind == "rollback":
         return "The deployment was undone: %s." % serves
-    if facts.get("check_mode"):
-        pending = [str(row["version"]) for row in (facts.get("status") or {}).get("pending") or []]
-        return "Check mode: %s would be applied to %s." % (", ".join(pending) or "nothing", database)
     applied = [str(row["version"]) for row in document["migrations"]]
-    done = "%s was deployed" % ", ".join(applied) if applied else "Nothing was pending"
-    return "%s: %s, and its checks hold." % (done, serves)
+    pending = _pending(facts)
+    if applied:
+        done = "%s was deployed" % ", ".join(applied)
+    elif pending:
+        done = "%s is pending and was not applied, because the stage migrate was left out" % ", ".join(pending)
+    else:
+        done = "Nothing was pending"
+    return "%s: %s, %s." % (done, serves, _verdict(document["checks"]))
 
 
-def _what_failed(
-    failure: Mapping[str, Any], facts: Mapping[str, Any], *, database: str, kind: str, swapped: bool, serves: str
-) -> str:
+def _what_would_happen(document: Mapping[str, Any], facts: Mapping[str, Any], *, kind: str) -> str:
+    database = facts["database"]
+    if kind == "rollback":
+        return str((document["rollback"] or {}).get("sentence"))
+    if kind == "backup":
+        archive = facts.get("archive") or {}
+        return "%s would be archived as %s." % (database, archive.get("path"))
+    return "%s would be applied to %s." % (", ".join(_pending(facts)) or "nothing", database)
+
+
+def _pending(facts: Mapping[str, Any]) -> list[str]:
+    return [str(row["version"]) for row in (facts.get("status") or {}).get("pending") or []]
+
+
+def _verdict(checks: Sequence[Mapping[str, Any]]) -> str:
+    """Return what the stage verify found."""
+    made = [row for row in checks if row["stage"] == "verify" and row["status"] != "skipped"]
+    broken = _broken(checks, "verify")
+    if not made:
+        return "and nothing was verified"
+    if broken:
+        return "BUT CHECKS DO NOT HOLD: %s" % "; ".join(broken)
+    warned = sum(row["status"] == "failed" and row["severity"] == "warning" for row in made)
+    warnings = ", with %d warning%s" % (warned, "" if warned == 1 else "s") if warned else ""
+    return "and its checks hold%s" % warnings
+
+
+def _what_failed(failure: Mapping[str, Any], facts: Mapping[str, Any], *, kind: str, swapped: bool, serves: str) -> str:
+    database = facts["database"]
     noun = "deployment" if kind == "deploy" else kind
     reason = "failed at the stage %s: %s" % (failure["stage"], str(failure["msg"]).rstrip("."))
     if swapped and kind == "deploy":
         return "The deployment to %s %s. It was undone: %s again, as before." % (database, reason, serves)
     if swapped:
         return "The %s of %s %s. The names were exchanged already: %s." % (noun, database, reason, serves)
-    if (facts.get("migrate") or {}).get("applied") or (facts.get("migrate") or {}).get("partial"):
-        undo = (facts.get("undo_failure") or {}).get("msg")
-        why = " The undo failed: %s." % str(undo).rstrip(".") if undo else ""
-        return "The %s of %s %s.%s IT WAS NOT UNDONE: %s." % (noun, database, reason, why, serves)
-    return "The %s of %s %s. The live database was not changed: %s." % (noun, database, reason, serves)
+    left = _left(facts)
+    if left == "nothing":
+        return "The %s of %s %s. The live database was not changed: %s." % (noun, database, reason, serves)
+    if left == "unknown":
+        return "The deployment to %s %s. WHETHER IT CHANGED THE DATABASE IS NOT KNOWN, and nothing was undone." % (
+            database,
+            reason,
+        )
+    undo = (facts.get("undo_failure") or {}).get("msg")
+    why = " The undo failed: %s." % str(undo).rstrip(".") if undo else ""
+    return "The deployment to %s %s.%s IT WAS NOT UNDONE: %s. The playbook rollback undoes it." % (
+        database,
+        reason,
+        why,
+        serves,
+    )

@@ -31,8 +31,8 @@ def rollback_plan(
     ``rollback_points`` come from the ledger, newest first; ``archives`` from pg_backup_info, or None when nobody
     looked yet. The plan has ``strategy`` (``clone``, ``archive`` or ``none``), ``deployment_id``,
     ``side_database``, ``side_oid``, ``archive``, ``taken_at``, ``schema_version``, ``expected_s`` (seconds),
-    ``writes`` (see `writes_since`), ``skipped`` (what was passed over, and why), ``needs_archives`` (True when the
-    archives must be listed first) and ``sentence``.
+    ``writes`` (see `writes_since`), ``left_behind`` (the same as a sentence), ``skipped`` (what was passed over, and
+    why), ``needs_archives`` (True when the archives must be listed first) and ``sentence``.
     """
     skipped: list[str] = []
     if archive:
@@ -75,13 +75,14 @@ def _named_clone(
 
 
 def _undone(points: Sequence[Point]) -> set[Any]:
-    return {p.get("deployment_id") for p in points if p.get("state") == "used"}
+    """Return the deployments without anything to undo: undone already, or failed before they changed anything."""
+    return {p.get("deployment_id") for p in points if p.get("state") in ("used", "unneeded")}
 
 
 def _all_undone(points: Sequence[Point], skipped: list[str]) -> bool:
     undone = _undone(points)
     if points and all(p.get("deployment_id") in undone for p in points):
-        skipped.append("every recorded deployment has been undone already")
+        skipped.append("every recorded deployment has been undone already or changed nothing")
         return True
     return False
 
@@ -130,7 +131,7 @@ def _newest_archive(
     for found in sorted(archives, key=lambda a: str(a.get("snapshot_at") or ""), reverse=True):
         if found.get("status") != "good":
             skipped.append("archive %s is %s: %s" % (found.get("id"), found.get("status"), found.get("reason")))
-        elif newest is not None and not _before(found, newest):
+        elif newest is not None and found.get("id") != newest.get("archive_id") and not _before(found, newest):
             skipped.append("archive %s was taken after the deployment began" % found.get("id"))
         else:
             return found
@@ -317,9 +318,10 @@ def _none(skipped: list[str]) -> dict[str, Any]:
 def _finish(
     plan: dict[str, Any], writes: dict[str, Any], live: Mapping[str, Any], skipped: list[str]
 ) -> dict[str, Any]:
+    left_behind = _writes_sentence(writes)
     source = "clone %s" % plan["side_database"] if plan["strategy"] == "clone" else "archive %s" % plan["archive"]
     sentences = [
-        "%s will serve again as it was at %s%s, from the %s, in about %s s."
+        "%s will serve again as it was at %s%s, from the %s, in about %.0f s."
         % (
             live["name"],
             _moment(plan["taken_at"]),
@@ -327,11 +329,18 @@ def _finish(
             source,
             plan["expected_s"],
         ),
-        _writes_sentence(writes),
+        left_behind,
     ]
     if skipped:
         sentences.append("Passed over: %s." % "; ".join(skipped))
-    return {**plan, "writes": writes, "skipped": skipped, "needs_archives": False, "sentence": " ".join(sentences)}
+    return {
+        **plan,
+        "writes": writes,
+        "left_behind": left_behind,
+        "skipped": skipped,
+        "needs_archives": False,
+        "sentence": " ".join(sentences),
+    }
 
 
 def _moment(time: str | None) -> str:
@@ -353,7 +362,7 @@ def _writes_sentence(writes: Mapping[str, Any]) -> str:
         writes["deleted"],
         ", ".join(worst),
         " and %d more tables" % (len(tables) - len(worst)) if len(tables) > len(worst) else "",
-        "; of these, %d, %d and %d until the end of the migration"
+        "; of these, %d inserted, %d updated and %d deleted before the migration had ended"
         % (migration["inserted"], migration["updated"], migration["deleted"])
         if any(migration.values())
         else "",

@@ -227,13 +227,17 @@ def other(own_server: TestServer, tmp_path: pathlib.Path) -> Iterator[Job]:
 def test_hostile_database_name_deploys_and_rolls_back(other: Job) -> None:
     assert other.play("deploy").returncode == 0, other.play("deploy").stdout
     assert other.version() == "v1"
-    completed = other.play("rollback", "-e", '{"holdfast_confirm": "we\\"ird db=\'1\' %s \\\\ n\u00e9"}')
+    completed = other.play("rollback", *CONFIRM)
     assert completed.returncode == 0, completed.stdout + completed.stderr
     assert other.server.execute("SELECT to_regclass('kept')", database=other.database) == [(None,)]
 
 
+CONFIRM = ("-e", '{"holdfast_confirm": "we\\"ird db=\'1\' %s \\\\ n\u00e9"}')
+
+
 def test_sql_that_fails_half_way_changes_nothing_and_is_not_undone(other: Job) -> None:
     assert other.play("deploy").returncode == 0
+    first = other.report()["deployment"]["id"]
     oid = other.server.execute("SELECT oid FROM pg_database WHERE datname = %s", (other.database,))
     migration(other.directory / "migrations", "v2", "CREATE TABLE half (n int);\nSELECT 1 / 0;\n")
     completed = other.play("deploy")
@@ -244,6 +248,48 @@ def test_sql_that_fails_half_way_changes_nothing_and_is_not_undone(other: Job) -
     assert "The live database was not changed" in completed.stdout
     assert other.server.execute("SELECT to_regclass('half')", database=other.database) == [(None,)]
     assert other.server.execute("SELECT oid FROM pg_database WHERE datname = %s", (other.database,)) == oid
+    # There is nothing of it to undo: what an undo means now is the deployment before.
+    completed = other.play("rollback", "--check", *CONFIRM)
+    assert "_before_%s" % first in completed.stdout
+    assert "Check mode: " in completed.stdout
+    assert "was undone" not in completed.stdout
+
+
+def test_statements_that_stay_done_are_not_called_unchanged(other: Job) -> None:
+    assert other.play("deploy").returncode == 0
+    migration(
+        other.directory / "migrations",
+        "v2",
+        "-- holdfast: no-transaction\nCREATE INDEX i ON kept (n);\nSELECT 1 / 0;\n",
+    )
+    completed = other.play("deploy", "-e", "deploy_on_failure=stop")
+    assert completed.returncode != 0
+    assert "IT WAS NOT UNDONE" in completed.stdout
+    assert "was not changed" not in completed.stdout
+    # An answer that a survey leaves empty counts as not given.
+    assert other.play("deploy", "-e", "deploy_on_failure=").returncode != 0
+    assert other.report()["deployment"]["status"] == "rolled_back"
+    assert other.play("rollback", *CONFIRM).returncode == 0
+    assert other.server.execute("SELECT to_regclass('i')", database=other.database) == [(None,)]
+
+
+@pytest.mark.parametrize("selection", [("--tags", "verify"), ("--skip-tags", "preflight,backup")])
+def test_failure_counts_whatever_stages_are_selected(other: Job, selection: tuple[str, str]) -> None:
+    completed = other.play("deploy", *selection, "-e", '{"verify_suites": ["/nowhere.yml"]}')
+    assert completed.returncode != 0
+    assert "failed at the stage verify" in completed.stdout
+    assert other.report()["deployment"]["status"] in ("failed", "rolled_back")
+    databases = other.server.databases()
+    assert other.server.execute("SELECT to_regclass('kept')", database=other.database) == [(None,)], databases
+
+
+def test_report_that_cannot_be_written_is_told_before_anything_changes(other: Job) -> None:
+    (other.directory / "file").touch()
+    databases = other.server.databases()
+    completed = other.play("deploy", "-e", "holdfast_report_dir=%s/file/reports" % other.directory)
+    assert completed.returncode != 0
+    assert "file is not a directory" in completed.stdout
+    assert other.server.databases() == databases
 
 
 def test_failure_after_an_applied_migration_is_undone_or_left_by_policy(other: Job) -> None:
@@ -271,7 +317,7 @@ def test_connected_client_makes_the_archive_the_way_back(other: Job) -> None:
         client.close()
     assert completed.returncode == 0, completed.stdout + completed.stderr
     assert "No clone" in completed.stdout
-    completed = other.play("rollback", "-e", '{"holdfast_confirm": "we\\"ird db=\'1\' %s \\\\ n\u00e9"}')
+    completed = other.play("rollback", *CONFIRM)
     assert completed.returncode == 0, completed.stdout + completed.stderr
     assert other.report()["rollback"]["strategy"] == "archive"
     assert other.server.execute("SELECT to_regclass('kept')", database=other.database) == [(None,)]

@@ -26,7 +26,7 @@ KINDS = ("deploy", "rollback", "backup", "restore", "verify")
 FINAL_STATUSES = ("succeeded", "failed", "rolled_back", "stopped")
 STEP_STATUSES = ("running", "succeeded", "failed", "skipped", "rolled_back", "stopped")
 ROLLBACK_POINT_KINDS = ("clone", "archive")
-ROLLBACK_POINT_STATES = ("available", "used", "removed")
+ROLLBACK_POINT_STATES = ("available", "used", "unneeded", "removed")
 ALERT_LEVELS = ("info", "warning", "critical")
 INCIDENT_STATUSES = ("open", "closed")
 

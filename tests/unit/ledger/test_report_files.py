@@ -30,6 +30,21 @@ def test_files_and_link_are_written_once(tmp_path: pathlib.Path) -> None:
     assert (mode(path), mode(path / "report.json")) == (0o750, 0o640)
 
 
+def test_check_mode_writes_nothing_and_tells_what_would_change(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "reports" / "d1"
+    arguments = {"path": str(path), "files": {"report.json": "{}"}, "latest": "latest"}
+    assert write_report(**arguments, check_mode=True) is True
+    assert os.listdir(tmp_path) == []
+    write_report(**arguments)
+    assert write_report(**arguments, check_mode=True) is False
+    assert write_report(**{**arguments, "files": {"report.json": "[]"}}, check_mode=True) is True
+    (tmp_path / "file").touch()
+    with pytest.raises(HoldfastError) as caught:
+        write_report(path=str(tmp_path / "file" / "d"), files={}, check_mode=True)
+    assert caught.value.code == "destination_unwritable"
+    assert "file is not a directory" in caught.value.msg
+
+
 def test_link_moves_to_the_newest(tmp_path: pathlib.Path) -> None:
     for name in ("d1", "d2"):
         write_report(path=str(tmp_path / name), files={"report.json": name}, latest="latest")

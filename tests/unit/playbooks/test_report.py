@@ -48,7 +48,7 @@ def test_success_names_the_versions_and_the_evidence() -> None:
     document = report_document(record(), facts(migrate=migrate, started={**STARTED, "verify": "2026-11-20T22:00:05Z"}))
     assert document["ok"]
     assert document["summary"] == (
-        "v2 was deployed: bank serves at v2, and its checks hold. Evidence: /r/d1/report.html."
+        "v2 was deployed: bank serves at v2, and nothing was verified. Evidence: /r/d1/report.html."
     )
     assert statuses(document) == {"report": "succeeded"}
     assert document["rollback"] is None and document["failure"] is None
@@ -89,14 +89,20 @@ def test_failure_before_anything_was_applied_says_that_nothing_changed() -> None
 
 
 def test_undone_deployment_says_what_serves_and_what_is_kept() -> None:
-    plan = {"strategy": "clone", "side_database": "bank_before", "schema_version": "v1", "sentence": "All of it."}
-    swap = {"retired": "bank_retired", "stall_ms": 12.5, "terminated": []}
+    plan = {
+        "strategy": "clone",
+        "side_database": "bank_before",
+        "schema_version": "v1",
+        "sentence": "All.",
+        "left_behind": "Nothing.",
+    }
+    swap = {"retired": "bank_retired", "live_oid": 7, "stall_ms": 12.5, "terminated": []}
     migrate = {"applied": [{"version": "v2"}], "current_version": "v2"}
     document = report_document(record(), facts(failure=FAILURE, started=STARTED, plan=plan, swap=swap, migrate=migrate))
     assert document["deployment"]["status"] == "rolled_back"
     assert document["rollback"]["done"] and document["rollback"]["retired"] == "bank_retired"
     assert "It was undone: bank serves at v1 again" in document["summary"]
-    assert "kept as bank_retired; clients waited 12.5 ms at most" in document["summary"]
+    assert "kept as bank_retired. New sessions were kept out for 12.5 ms. Nothing." in document["summary"]
 
 
 def test_undo_that_failed_is_shouted_with_its_own_reason_and_hint() -> None:
@@ -124,15 +130,90 @@ def test_checks_that_fail_after_an_undo_are_in_the_summary() -> None:
         facts(
             kind="rollback",
             plan=plan,
-            swap={"retired": "bank_retired"},
+            swap={"retired": "bank_retired", "live_oid": 7},
             rollback_checks=checks,
             started={"rollback": "1"},
         ),
     )
     assert "CHECKS FAILED AFTER THE UNDO: Totals agree." in document["summary"]
     assert document["checks"][0]["stage"] == "rollback"
+    assert not document["ok"]
 
 
 def test_check_mode_says_what_would_be() -> None:
     document = report_document(record(), facts(check_mode=True, started=STARTED))
     assert document["summary"] == "Check mode: v2 would be applied to bank."
+
+
+def test_check_mode_of_an_undo_says_nothing_was_done() -> None:
+    plan = {"strategy": "clone", "schema_version": "v1", "sentence": "bank will serve again."}
+    swap = {"retired": "bank_retired", "live_oid": 7, "stall_ms": None}
+    document = report_document(
+        record(), facts(kind="rollback", check_mode=True, plan=plan, swap=swap, started={"rollback": "1"})
+    )
+    assert document["summary"] == "Check mode: bank will serve again."
+
+
+def verified(*rows: tuple[str, str]) -> dict[str, Any]:
+    return {"results": [{"name": s + " " + t, "severity": s, "status": t} for s, t in rows]}
+
+
+def test_verdict_counts_what_was_verified() -> None:
+    def summary(*rows: tuple[str, str]) -> str:
+        migrate = {"applied": [{"version": "v2"}], "current_version": "v2"}
+        return str(
+            report_document(record(), facts(migrate=migrate, started=STARTED, verify=verified(*rows)))["summary"]
+        )
+
+    assert "serves at v2, and its checks hold. " in summary(("error", "passed"), ("error", "skipped"))
+    assert "and its checks hold, with 1 warning. " in summary(("error", "passed"), ("warning", "failed"))
+    assert "BUT CHECKS DO NOT HOLD: error failed. " in summary(("error", "failed"), ("error", "passed"))
+    assert "and nothing was verified. " in summary(("error", "skipped"))
+
+
+def test_stage_that_was_left_out_leaves_its_work_pending() -> None:
+    document = report_document(record(), facts(started={"backup": "1"}))
+    assert document["summary"].startswith("v2 is pending and was not applied, because the stage migrate was left out:")
+
+
+ARCHIVE = {"path": "/b/d1", "id": "d1", "snapshot_at": "2026-11-20T22:00:01Z"}
+
+
+def test_failure_that_left_nothing_behind_makes_its_rollback_points_unneeded() -> None:
+    failed = {"failed": True, "applied": []}
+    document = report_document(
+        record(), facts(failure=FAILURE, started=STARTED, migrate=failed, archive=ARCHIVE, outcome={"left": "nothing"})
+    )
+    assert document["point_to_record"]["state"] == "unneeded"
+    assert document["point_to_record"]["taken_at"] == ARCHIVE["snapshot_at"]
+    for left in ("something", "unknown"):
+        document = report_document(
+            record(), facts(failure=FAILURE, started=STARTED, migrate=failed, archive=ARCHIVE, outcome={"left": left})
+        )
+        assert document["point_to_record"] is None
+        assert "was not changed" not in document["summary"]
+
+
+def test_migration_that_was_there_after_a_lost_connection_is_believed() -> None:
+    outcome = {"left": "something", "current_version": "v2"}
+    document = report_document(record(), facts(failure=FAILURE, started=STARTED, migrate={}, outcome=outcome))
+    assert "IT WAS NOT UNDONE: bank serves at v2. The playbook rollback undoes it." in document["summary"]
+
+
+def test_what_cannot_be_recorded_is_said_and_fails() -> None:
+    migrate = {"applied": [{"version": "v2"}], "current_version": "v2"}
+    document = report_document(record(), facts(migrate=migrate, started=STARTED, incomplete="No space left."))
+    assert not document["ok"]
+    assert document["summary"].endswith("THE RECORD OF THIS RUN IS INCOMPLETE: No space left.")
+
+
+def test_steps_stand_in_the_order_of_the_stages() -> None:
+    names = ["report", "migrate", "preflight", "verify"]
+    document = report_document(record(steps=[{"name": name} for name in names]), facts(started=STARTED))
+    assert [step["name"] for step in document["steps"]] == ["preflight", "migrate", "verify", "report"]
+
+
+def test_failed_step_ends_when_it_failed() -> None:
+    document = report_document(record(), facts(failure=FAILURE, started=STARTED, migrate={"failed": True}))
+    failed = next(step for step in document["steps_to_record"] if step["status"] == "failed")
+    assert (failed["started_at"], failed["finished_at"]) == (STARTED["migrate"], FAILURE["at"])

@@ -157,3 +157,25 @@ def test_named_side_database_and_named_archive_win_over_the_ledger() -> None:
     plan = rollback_plan(LIVE, databases=databases, rollback_points=points, archive="/b/x")
     assert (plan["strategy"], plan["archive"]) == ("archive", "/b/x")
     assert rollback_plan(LIVE, databases=databases, rollback_points=[], side_database="no")["strategy"] == "none"
+
+
+def test_deployment_that_failed_before_it_changed_anything_is_passed_over() -> None:
+    point = clone("d2", live_oid=10, side_oid=12, taken_at="2026-01-02")
+    points = [
+        point,
+        {**point, "kind": "archive", "state": "unneeded"},
+        clone("d1", live_oid=10, side_oid=11, taken_at="2026-01-01"),
+    ]
+    databases = [LIVE, database("bank_before_d1", 11), database("bank_before_d2", 12)]
+    assert rollback_plan(LIVE, databases=databases, rollback_points=points)["side_database"] == "bank_before_d1"
+
+
+def test_archive_of_the_deployment_counts_whatever_the_clocks_say() -> None:
+    # The point has the time of one host, the archive that of another.
+    points = [clone("d2", live_oid=10, side_oid=12, taken_at="2026-01-02T00:00:00")]
+    archives = [
+        {"id": "d1", "path": "/b/d1", "status": "good", "snapshot_at": "2026-01-01T00:00:00"},
+        {"id": "d2", "path": "/b/d2", "status": "good", "snapshot_at": "2026-01-02T00:00:07"},
+    ]
+    plan = rollback_plan(LIVE, databases=[LIVE], rollback_points=points, archives=archives, strategy="archive")
+    assert plan["archive"] == "/b/d2"
