@@ -585,3 +585,52 @@ def test_the_module_says_which_database_or_file_is_not_there(pg18, tmp_path):
         "pg_fingerprint_info", {**pg18.login, "database": "postgres", "reference_path": str(tmp_path / "none")}
     )
     assert (result["failed"], result["code"]) == (True, "archive_not_found")
+
+
+#: Definitions that differ in what PostgreSQL enforces or publishes, and what a difference is told of.
+TWINS = {
+    "table public.p": (
+        "CREATE TABLE p (a int, b int) PARTITION BY RANGE (a)",
+        "CREATE TABLE p (a int, b int) PARTITION BY RANGE (b)",
+    ),
+    "table public.q": (
+        "CREATE TABLE q (a text) PARTITION BY LIST (a)",
+        'CREATE TABLE q (a text) PARTITION BY LIST (a COLLATE "C")',
+    ),
+    "constraint f on public.child": (
+        "CREATE TABLE child (x int, y int, CONSTRAINT f FOREIGN KEY (x, y) REFERENCES parent ON DELETE SET NULL (x))",
+        "CREATE TABLE child (x int, y int, CONSTRAINT f FOREIGN KEY (x, y) REFERENCES parent ON DELETE SET NULL (y))",
+    ),
+    "constraint e on public.booked": (
+        "CREATE TABLE booked (r int4range, CONSTRAINT e EXCLUDE USING gist (r WITH &&))",
+        "CREATE TABLE booked (r int4range, CONSTRAINT e EXCLUDE USING gist (r WITH =))",
+    ),
+    "table public.late": (
+        "CREATE TABLE late (a int); ALTER TABLE late ADD NOT NULL a NOT VALID",
+        "CREATE TABLE late (a int); ALTER TABLE late ADD NOT NULL a",
+    ),
+    "publication columns": (
+        "CREATE PUBLICATION columns FOR TABLE parent (x, y)",
+        "CREATE PUBLICATION columns FOR TABLE parent (x, y, z)",
+    ),
+    "schemas of publication whole": (
+        "CREATE PUBLICATION whole FOR TABLES IN SCHEMA public",
+        "CREATE PUBLICATION whole FOR TABLES IN SCHEMA other",
+    ),
+}
+
+
+def test_definitions_that_differ_in_what_is_enforced_are_told_apart_and_survive_a_restore(pg18, database, tmp_path):
+    base = "CREATE SCHEMA other; CREATE TABLE parent (x int, y int, z int, PRIMARY KEY (x, y));"
+    twin, restored = database + "_twin", database + "_restored"
+    pg18.execute(base + ";".join(one for one, _other in TWINS.values()), database=database)
+    pg18.create_database(twin, base + ";".join(other for _one, other in TWINS.values()))
+    try:
+        copy_through_dump(pg18, database, pg18, restored, tmp_path)
+        before = fingerprint(pg18, database)
+        assert compare_fingerprints(before, fingerprint(pg18, restored)) == []
+        differences = compare_fingerprints(before, fingerprint(pg18, twin))
+        assert {d["object"] for d in differences} == set(TWINS)
+    finally:
+        pg18.drop_database(twin)
+        pg18.drop_database(restored)

@@ -83,8 +83,20 @@ SELECT CASE c.relkind WHEN 'v' THEN 'view ' WHEN 'm' THEN 'materialized view ' W
                        FROM pg_inherits i WHERE i.inhrelid = c.oid),
          'partition_bound', pg_get_expr(c.relpartbound, c.oid),
          'partition_strategy', (SELECT p.partstrat FROM pg_partitioned_table p WHERE p.partrelid = c.oid),
+         'partition_key', (SELECT jsonb_agg(concat_ws(' ', coalesce(quote_ident(a.attname), '(expression)'),
+                              (SELECT quote_ident(o.opcname) FROM pg_opclass o WHERE o.oid = p.partclass[u.n - 1]),
+                              (SELECT 'collate ' || quote_ident(l.collname)
+                                 FROM pg_collation l WHERE l.oid = p.partcollation[u.n - 1])) ORDER BY u.n)
+                             FROM pg_partitioned_table p
+                            CROSS JOIN unnest(p.partattrs::smallint[]) WITH ORDINALITY u (attnum, n)
+                             LEFT JOIN pg_attribute a ON a.attrelid = p.partrelid AND a.attnum = u.attnum
+                                                     AND u.attnum <> 0
+                            WHERE p.partrelid = c.oid),
          'columns', (SELECT jsonb_agg(concat_ws(' ', quote_ident(a.attname), format_type(a.atttypid, a.atttypmod),
                               CASE WHEN a.attnotnull THEN 'not null' END,
+                              CASE WHEN EXISTS (SELECT FROM pg_constraint k
+                                                 WHERE k.conrelid = c.oid AND k.contype = 'n' AND NOT k.convalidated
+                                                   AND k.conkey = ARRAY[a.attnum]) THEN 'not valid' END,
                               CASE a.attidentity WHEN 'a' THEN 'always identity' WHEN 'd' THEN 'default identity' END,
                               CASE a.attgenerated WHEN 's' THEN 'generated stored' WHEN 'v' THEN 'generated virtual'
                                    ELSE CASE WHEN a.atthasdef THEN 'default' END END,
@@ -185,7 +197,13 @@ SELECT 'constraint ' || quote_ident(k.conname) || ' on '
                        JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.attnum),
          'match', nullif(k.confmatchtype, ' '),
          'on_update', nullif(k.confupdtype, ' '),
-         'on_delete', nullif(k.confdeltype, ' '))
+         'on_delete', nullif(k.confdeltype, ' '),
+         -- From 15 on; as JSON it is merely absent before.
+         'on_delete_columns', (SELECT jsonb_agg(a.attname ORDER BY a.attnum)
+                       FROM jsonb_array_elements_text(nullif(to_jsonb(k) -> 'confdelsetcols', 'null')) u (attnum)
+                       JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.attnum::smallint),
+         'operators', (SELECT jsonb_agg(u.operator::regoperator::text ORDER BY u.n)
+                       FROM unnest(k.conexclop) WITH ORDINALITY u (operator, n)))
   FROM pg_constraint k JOIN pg_namespace n ON n.oid = k.connamespace
  WHERE k.contype NOT IN ('n', 't') AND NOT (k.contype = 'f' AND k.conparentid <> 0) AND {user_schema}
    AND {constrained_class_not_member} AND {constrained_type_not_member}
@@ -288,11 +306,25 @@ SELECT 'publication ' || quote_ident(p.pubname),
                                                   CASE WHEN p.pubdelete THEN 'delete' END,
                                                   CASE WHEN p.pubtruncate THEN 'truncate' END),
                           'via_root', p.pubviaroot,
-                          'tables', (SELECT jsonb_agg(r.prrelid::regclass::text ORDER BY r.prrelid::regclass::text
-                                                      COLLATE "C")
+                          'tables', (SELECT jsonb_agg(concat_ws(' ', r.prrelid::regclass::text,
+                                              (SELECT jsonb_agg(a.attname ORDER BY a.attnum)
+                                                 FROM jsonb_array_elements_text(
+                                                        nullif(to_jsonb(r) -> 'prattrs', 'null')) u (attnum)
+                                                 JOIN pg_attribute a ON a.attrelid = r.prrelid
+                                                                    AND a.attnum = u.attnum::smallint)::text,
+                                              CASE WHEN to_jsonb(r) ->> 'prqual' IS NOT NULL THEN 'where' END)
+                                                      ORDER BY r.prrelid::regclass::text COLLATE "C")
                                        FROM pg_publication_rel r WHERE r.prpubid = p.oid),
                           'comment', obj_description(p.oid, 'pg_publication'))
   FROM pg_publication p
+"""
+
+# The catalog came with version 15.
+PUBLISHED_SCHEMAS = """
+SELECT 'schemas of publication ' || quote_ident(p.pubname),
+       jsonb_build_object('schemas', jsonb_agg(quote_ident(n.nspname) ORDER BY n.nspname COLLATE "C"))
+  FROM pg_publication_namespace s JOIN pg_publication p ON p.oid = s.pnpubid JOIN pg_namespace n ON n.oid = s.pnnspid
+ GROUP BY p.pubname
 """
 
 DEFAULT_PRIVILEGES = """
@@ -432,7 +464,7 @@ def read_objects(*, connection: Connection) -> dict[str, dict[str, Any]]:
     """
     objects: dict[str, dict[str, Any]] = {}
     with connection.cursor() as cursor:
-        for text in CLASSES:
+        for text in (*CLASSES, *([PUBLISHED_SCHEMAS] if connection.server_version >= 150000 else [])):
             query = text
             for name, fragment in FRAGMENTS.items():
                 query = query.replace(name, fragment)
