@@ -267,9 +267,9 @@ def _what_happened(document: Mapping[str, Any], facts: Mapping[str, Any], *, swa
     applied = [str(row["version"]) for row in document["migrations"]]
     pending = _pending(facts)
     if applied:
-        done = "%s was deployed" % ", ".join(applied)
+        done = "%s %s deployed" % (", ".join(applied), "was" if len(applied) == 1 else "were")
     elif pending:
-        done = "%s is pending and was not applied, because the stage migrate was left out" % ", ".join(pending)
+        done = "Pending and not applied, because the stage migrate was left out, is %s" % ", ".join(pending)
     else:
         done = "Nothing was pending"
     return "%s: %s, %s." % (done, serves, _verdict(document["checks"]))

@@ -173,7 +173,7 @@ def test_verdict_counts_what_was_verified() -> None:
 
 def test_stage_that_was_left_out_leaves_its_work_pending() -> None:
     document = report_document(record(), facts(started={"backup": "1"}))
-    assert document["summary"].startswith("v2 is pending and was not applied, because the stage migrate was left out:")
+    assert document["summary"].startswith("Pending and not applied, because the stage migrate was left out, is v2:")
 
 
 ARCHIVE = {"path": "/b/d1", "id": "d1", "snapshot_at": "2026-11-20T22:00:01Z"}

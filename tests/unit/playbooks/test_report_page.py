@@ -1,0 +1,133 @@
+# Copyright: Holdfast maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The page of a report: nothing that comes from a database, a file or a person becomes markup."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import jinja2
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+TEMPLATE = ROOT / "roles" / "report" / "templates" / "report.html.j2"
+
+DOCUMENT: dict[str, Any] = {
+    "deployment": {
+        "id": "20261120T221500Z-7f3a",
+        "kind": "deploy",
+        "database": "rently_lending",
+        "status": "rolled_back",
+        "started_at": "2026-11-20T22:15:00.000000Z",
+        "finished_at": "2026-11-20T22:16:00.000000Z",
+        "duration_s": 60.0,
+        "operator": "ada",
+        "controller": "ci",
+    },
+    "steps": [
+        {"name": "preflight", "status": "succeeded", "duration_s": 1.0, "offset_s": 0.0},
+        {"name": "verify", "status": "failed", "duration_s": 3.0, "offset_s": 1.0},
+        {"name": "report", "status": "skipped", "duration_s": 0.0, "offset_s": None},
+    ],
+    "backup": {
+        "path": "/b/d1",
+        "snapshot_at": "2026-11-20T22:15:01Z",
+        "lsn": "0/1",
+        "rows": 5,
+        "tables": 2,
+        "bytes": 100,
+        "duration_s": 1.0,
+    },
+    "migrations": [
+        {"version": "v2", "description": "x_y", "status": "failed", "statements": 2, "duration_ms": 1, "message": "m"}
+    ],
+    "checks": [
+        {
+            "suite": "post",
+            "name": "n",
+            "severity": "error",
+            "status": "failed",
+            "message": "m",
+            "sample": [{"column": "value"}],
+            "stage": "verify",
+            "duration_ms": 1.0,
+        },
+        {
+            "suite": "pre",
+            "name": "n",
+            "severity": "info",
+            "status": "passed",
+            "stage": "preflight",
+            "duration_ms": None,
+        },
+    ],
+    "rollback": {
+        "sentence": "s",
+        "used": "u",
+        "done": True,
+        "retired": "r",
+        "stall_ms": 1.0,
+        "terminated": [{}],
+        "restore_s": 2.0,
+        "writes": {"known": True, "tables": {"public.loan": {"inserted": 1, "updated": 0, "deleted": 0}}},
+    },
+    "failure": {"stage": "verify", "code": "c", "msg": "m", "hint": "h", "path": "p", "line": 3, "statement": "SELECT"},
+    "summary": "All of it.",
+}
+
+
+class Page(HTMLParser):
+    """The elements of a page and their attributes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements: list[str] = []
+        self.attributes: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note the element."""
+        self.elements.append(tag)
+        self.attributes |= {name for name, _value in attrs}
+
+
+def render(document: dict[str, Any]) -> tuple[str, Page]:
+    environment = jinja2.Environment(trim_blocks=True, autoescape=False)
+    environment.filters["to_json"] = json.dumps
+    html = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(report_document=document)
+    page = Page()
+    page.feed(html)
+    return html, page
+
+
+def everywhere(value: Any, text: str) -> Any:
+    """The same document with every text, keys of free mappings included, replaced."""
+    if isinstance(value, str):
+        return text
+    if isinstance(value, list):
+        return [everywhere(item, text) for item in value]
+    if isinstance(value, dict):
+        free = {"public.loan", "column"} & set(value)
+        return {text if key in free else key: everywhere(item, text) for key, item in value.items()}
+    return value
+
+
+def test_no_value_becomes_markup() -> None:
+    plain = render(DOCUMENT)[1]
+    for text in ("</title></style><script>alert(1)</script>", "\" onmouseover='alert(1)' <b>&", "--><img src=x>"):
+        hostile = everywhere(DOCUMENT, text)
+        hostile["checks"][0]["status"] = "failed"
+        html, page = render(hostile)
+        assert set(page.elements) <= set(plain.elements)
+        assert page.attributes == plain.attributes
+        assert text not in html
+
+
+def test_page_needs_nothing_from_elsewhere() -> None:
+    html, page = render(DOCUMENT)
+    assert not re.search(r"https?:|@import|url\(", html)
+    assert not {"script", "link", "img", "iframe"} & set(page.elements)
+    assert 'lang="en"' in html and "width=device-width" in html
