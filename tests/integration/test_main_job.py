@@ -76,7 +76,9 @@ class TestStory:
             row["status"] != "failed" or row["severity"] != "error" for row in report["checks"]
         )
         assert report["rollback"] is None
-        assert pathlib.Path(report["backup"]["path"], "manifest.json").exists()
+        memory["archive"] = pathlib.Path(report["backup"]["path"])
+        assert (memory["archive"] / "manifest.json").exists()
+        assert "will be archived to %s" % memory["archive"] in completed.stdout
         for text in (completed.stdout, completed.stderr):
             assert job.server.password not in text
         memory["v2"] = job.fingerprint()
@@ -168,15 +170,18 @@ class TestStory:
         assert newest.name in completed.stdout
         assert "corrupt" in completed.stdout
 
-    def test_backup_playbook_takes_and_prunes(self, job: Job) -> None:
+    def test_backup_playbook_takes_and_prunes(self, job: Job, memory: dict[str, Any]) -> None:
         keep = [
             "-e",
-            '{"backup_keep_last": 1, "backup_keep_daily": 0, "backup_keep_weekly": 0, "backup_keep_monthly": 0}',
+            '{"backup_keep_last": 1, "backup_keep_daily": 0, "backup_keep_weekly": 0, "backup_keep_monthly": 0,'
+            ' "backup_keep_deployments": 1}',
         ]
+        assert memory["archive"].exists()
         completed = job.play("backup", *keep)
         assert completed.returncode == 0, completed.stdout + completed.stderr
         assert job.report()["deployment"]["kind"] == "backup"
         assert pathlib.Path(job.report()["backup"]["path"], "manifest.json").exists()
+        assert not memory["archive"].exists()
 
     def test_secrets_are_in_no_report_ledger_or_archive(self, job: Job) -> None:
         password = job.server.password.encode()
