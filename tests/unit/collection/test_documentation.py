@@ -8,6 +8,7 @@ from __future__ import annotations
 import pathlib
 import re
 import runpy
+import shlex
 
 import pytest
 
@@ -52,6 +53,41 @@ def test_make_commands_exist(page):
     text = page.read_text(encoding="utf-8")
     named = set(re.findall(r"(?:^|[`$(]\s*)make ([a-z-]+)", text, flags=re.MULTILINE))
     assert named <= targets
+
+
+def commands(page: pathlib.Path) -> list[list[str]]:
+    """The commands of a page's console blocks, as a shell would split them; a prompt before them is left out."""
+    blocks = re.findall(r"^```console\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    started = [line.removeprefix("$ ") for line in lines]
+    return [
+        shlex.split(line, comments=True)
+        for line in started
+        if re.match(r"(make|ansible|ansible-playbook|ansible-doc) ", line)
+    ]
+
+
+VALUED = ("-i", "-e", "-l", "--tags", "--skip-tags", "--limit")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_name_playbooks_modules_and_targets_that_exist(page):
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    unknown = []
+    for program, *words in commands(page):
+        values = [after for before, after in zip(words, words[1:]) if before in VALUED]
+        values += [word.removeprefix("ARGS=") for word in words if word.startswith("ARGS=")]
+        files = [part for value in values for part in value.split() if part.startswith("@")]
+        unknown += [name for name in files if not (ROOT / name.removeprefix("@")).is_file()]
+        if program == "make":
+            unknown += [word for word in words if "=" not in word and word not in targets]
+        elif program == "ansible-playbook":
+            names = [word for word in words if not word.startswith("-") and word not in values]
+            unknown += [name for name in names or ["no playbook"] if not (ROOT / name).is_file()]
+        elif program == "ansible" and "-m" in words:
+            name = words[words.index("-m") + 1].removeprefix("holdfast.postgres.")
+            unknown += [] if (ROOT / "plugins" / "modules" / (name + ".py")).is_file() else [name]
+    assert unknown == []
 
 
 def test_every_page_is_reachable_from_the_readme():
