@@ -288,6 +288,14 @@ def test_failure_counts_whatever_stages_are_selected(other: Job, selection: tupl
     assert other.server.execute("SELECT to_regclass('kept')", database=other.database) == [(None,)], databases
 
 
+def test_mistyped_variable_of_the_undo_is_told_before_anything_changes(other: Job) -> None:
+    databases = other.server.databases()
+    completed = other.play("deploy", "-e", "rollback_drain_timeout=soon")
+    assert completed.returncode != 0
+    assert "rollback_drain_timeout" in other.report()["summary"]
+    assert other.server.databases() - {"ledger"} == databases - {"ledger"}
+
+
 def test_report_that_cannot_be_written_is_told_before_anything_changes(other: Job) -> None:
     (other.directory / "file").touch()
     databases = other.server.databases()
