@@ -170,8 +170,6 @@ def _base_settings(plan: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict
         settings["primary_slot_name"] = defaults["replication_slot"]
         # Reports run for minutes; replay waits that long for them, and the primary's vacuum never does.
         settings["max_standby_streaming_delay"] = "5min"
-    if "pg_stat_statements" in plan["extensions"]:
-        settings["pg_stat_statements.track"] = "all"
     if "pgaudit" in plan["extensions"]:
         settings["pgaudit.log"] = "ddl,role"
         settings["pgaudit.log_catalog"] = False

@@ -134,7 +134,9 @@ def _host_problems(
     identity = (state.get("identities") or {}).get(cluster["id"]) or {}
     inside = directories.get(cluster["data_dir"]) or []
     if own is None:
-        return _new_cluster_problems(cluster, found=found, state=state, inside=inside)
+        # A whole copy of the right primary that was not adopted yet: the next run goes on with it.
+        copied = "standby.signal" in inside and identity and identity["own"] == identity["primary"]
+        return _new_cluster_problems(cluster, found=found, state=state, inside=[] if copied else inside)
     problems = []
     if own["data_dir"] != cluster["data_dir"]:
         problems.append(
