@@ -206,6 +206,12 @@ options:
       - Directory for the records that the ledger cannot take, made with mode 0700 when it is needed.
       - Without it, a ledger that cannot be used fails the task.
     type: path
+  must_record:
+    description:
+      - Fail where neither the ledger nor O(journal_dir) takes the record, or knows the deployment.
+      - Without it, the task warns and succeeds, and nothing is recorded. It is for emergencies.
+    type: bool
+    default: true
   exclusive:
     description: Refuse to open a deployment while another of the same live database is running.
     type: bool
@@ -338,7 +344,7 @@ rollback_points:
   elements: dict
   returned: when O(state=listed)
 ledger:
-  description: Where the record is, V(database) or V(journal).
+  description: Where the record is, V(database) or V(journal), or V(nowhere) without O(must_record).
   type: str
   returned: success
 imported_records:
@@ -437,6 +443,7 @@ def main() -> None:
             "incident": {"type": "dict", "options": INCIDENT_OPTIONS},
             "ledger_database": {"type": "str", "default": "holdfast"},
             "journal_dir": {"type": "path"},
+            "must_record": {"type": "bool", "default": True},
             "exclusive": {"type": "bool", "default": False},
             "stale_after_s": {"type": "float", "default": 21600},
             "limit": {"type": "int", "default": 20},

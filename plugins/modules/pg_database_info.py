@@ -35,6 +35,11 @@ options:
     type: list
     elements: str
     default: []
+  history_table:
+    description:
+      - The table in which M(holdfast.postgres.pg_migrate) keeps the history of a database. With it, the deployments
+        that the history names are told for each database whose writes are counted.
+    type: str
 author:
   - Holdfast maintainers (@holdfast)
 """
@@ -155,6 +160,14 @@ databases:
       description: Why the writes could not be counted.
       type: str
       returned: when they could not
+    deployments:
+      description:
+        - The deployments whose migrations the database holds, the newest first, each with its V(id) and with
+          V(applied_at), when its first migration was complete.
+        - Null when there is no history to go by - no such table, an empty one, or one that the role cannot read.
+      type: list
+      elements: dict
+      returned: with O(history_table), where the writes are counted
 missing:
   description: The names in O(databases) that no database has.
   returned: success
@@ -210,6 +223,7 @@ def main() -> None:
             "databases": {"type": "list", "elements": "str"},
             "write_counters": {"type": "bool", "default": False},
             "write_counters_of": {"type": "list", "elements": "str", "default": []},
+            "history_table": {"type": "str"},
         },
         supports_check_mode=True,
     )
@@ -219,6 +233,7 @@ def main() -> None:
             databases=module.params["databases"],
             write_counters=module.params["write_counters"],
             write_counters_of=module.params["write_counters_of"],
+            history_table=module.params["history_table"] or None,
         )
     module.exit_json(changed=False, **result)
 

@@ -268,6 +268,8 @@ def _what_happened(document: Mapping[str, Any], facts: Mapping[str, Any], *, swa
     pending = _pending(facts)
     if applied:
         done = "%s %s deployed" % (", ".join(applied), "was" if len(applied) == 1 else "were")
+    elif pending and (facts.get("started") or {}).get("migrate"):
+        done = "Another run had applied %s meanwhile, and this one nothing" % ", ".join(pending)
     elif pending:
         done = "Pending and not applied, because the stage migrate was left out, is %s" % ", ".join(pending)
     else:

@@ -27,30 +27,98 @@ def rollback_plan(
 ) -> dict[str, Any]:
     """Return what an undo of ``live`` would use and cost.
 
-    ``live`` and ``databases`` are entries of pg_database_info (``live`` with ``write_counters``);
+    ``live`` and ``databases`` are entries of pg_database_info (``live`` with ``write_counters``, and ``deployments``,
+    which decide where they are known: what the database itself names is there to be undone, and nothing else is);
     ``rollback_points`` come from the ledger, newest first; ``archives`` from pg_backup_info, or None when nobody
     looked yet. The plan has ``strategy`` (``clone``, ``archive`` or ``none``), ``deployment_id``,
     ``side_database``, ``side_oid``, ``archive``, ``taken_at``, ``schema_version``, ``expected_s`` (seconds),
     ``writes`` (see `writes_since`), ``left_behind`` (the same as a sentence), ``skipped`` (what was passed over, and
-    why), ``needs_archives`` (True when the archives must be listed first) and ``sentence``.
+    why), ``needs_archives`` (True when the archives must be listed first), ``sentence``, and ``point``, which of the
+    rollback points it is. A plan with the strategy ``none`` and a point tells of an undo that was not recorded.
     """
-    skipped: list[str] = []
+    if live.get("oid") is None:
+        return _none(["the database %s does not exist" % live["name"]])
     if archive:
         return _named_archive(live, archive, rollback_points)
     if side_database:
         return _named_clone(live, side_database, databases, rollback_points)
-    standing = _standing(live, rollback_points, skipped)
+    serving = _serving_clone(live, rollback_points)
+    if serving is not None:
+        done = "deployment %s has been undone already, its clone serves as %s"
+        return {
+            **_none([done % (serving.get("deployment_id"), live["name"])]),
+            "point": {**serving, "state": "used"},
+        }
+    return _newest_way_back(live, databases, rollback_points, strategy, archives)
+
+
+def _newest_way_back(
+    live: Mapping[str, Any],
+    databases: Sequence[Mapping[str, Any]],
+    rollback_points: Sequence[Point],
+    strategy: str,
+    archives: Sequence[Mapping[str, Any]] | None,
+) -> dict[str, Any]:
+    skipped: list[str] = []
+    deployed = live.get("deployments")
+    standing = _standing(live, rollback_points, skipped, deployed)
+    newest: Point | None = standing[0] if standing else None
+    if deployed:
+        newest = _point_of(deployed[0], standing)
+        if strategy == "auto" and newest not in standing:
+            standing = []
     if strategy != "archive":
         found = _newest_clone(standing, databases, skipped, older_ones=strategy == "clone")
         if found is not None:
             return _by_clone(live, found[0], found[1], rollback_points, skipped)
-    if strategy == "clone" or (strategy == "auto" and _all_undone(rollback_points, skipped)):
+    if strategy == "clone" or (strategy == "auto" and _nothing_to_undo(live, rollback_points, skipped)):
         return _none(skipped)
     if archives is None:
         return {**_none(skipped), "needs_archives": True}
-    newest = standing[0] if standing else None
     chosen = _newest_archive(newest, archives, skipped)
     return _by_archive(live, newest, chosen, rollback_points, skipped) if chosen else _none(skipped)
+
+
+def _serving_clone(live: Mapping[str, Any], points: Sequence[Point]) -> Point | None:
+    """Return the point whose clone serves already although nothing says so: the undo was killed after its swap."""
+    return next(
+        (
+            p
+            for p in points
+            if p.get("state", "available") == "available" and p.get("side_oid") and p.get("side_oid") == live["oid"]
+        ),
+        None,
+    )
+
+
+def _point_of(deployment: Mapping[str, Any], standing: Sequence[Point]) -> Point:
+    """Return the rollback point of a deployment, or what the history of the database says in its place."""
+    name = deployment["id"]
+    said = {"deployment_id": name, "archive_id": name, "taken_at": deployment.get("applied_at")}
+    return next((p for p in standing if p.get("deployment_id") == name), said)
+
+
+def _nothing_to_undo(live: Mapping[str, Any], points: Sequence[Point], skipped: list[str]) -> bool:
+    """Return whether an archive could only bring back what nobody asked for; the reason is in ``skipped``."""
+    if _all_undone(points, skipped):
+        return True
+    deployed = live.get("deployments")
+    if deployed is None and not points:
+        skipped.append("neither the ledger nor the history of %s names a deployment" % live["name"])
+        return True
+    if deployed is None:
+        return False
+    if not deployed:
+        skipped.append("the history of %s names no deployment" % live["name"])
+        return True
+    # Its points are known and were passed over: that the database is another one is a reason to stop, too.
+    newest = deployed[0]["id"]
+    undone = _undone(points)
+    return any(
+        p.get("deployment_id") == newest
+        and (newest in undone or _lineage(p, live_oid=live["oid"], points=points) is None)
+        for p in points
+    )
 
 
 def _named_archive(live: Mapping[str, Any], path: str, points: Sequence[Point]) -> dict[str, Any]:
@@ -87,7 +155,12 @@ def _all_undone(points: Sequence[Point], skipped: list[str]) -> bool:
     return False
 
 
-def _standing(live: Mapping[str, Any], points: Sequence[Point], skipped: list[str]) -> list[Point]:
+def _standing(
+    live: Mapping[str, Any],
+    points: Sequence[Point],
+    skipped: list[str],
+    deployed: Sequence[Mapping[str, Any]] | None,
+) -> list[Point]:
     """Return the rollback points, newest first, of deployments that the live database still carries."""
     undone = _undone(points)
     standing = []
@@ -98,6 +171,11 @@ def _standing(live: Mapping[str, Any], points: Sequence[Point], skipped: list[st
             skipped.append(
                 "deployment %s was made on another database than %s is now" % (point.get("deployment_id"), live["name"])
             )
+            continue
+        if deployed is not None and point.get("deployment_id") not in {d["id"] for d in deployed}:
+            reason = "%s holds nothing of deployment %s" % (live["name"], point.get("deployment_id"))
+            if reason not in skipped:
+                skipped.append(reason)
             continue
         standing.append(point)
     return standing
@@ -289,7 +367,8 @@ def _by_archive(
     return _finish(
         {
             "strategy": "archive",
-            "point": dict(sibling) if sibling else None,
+            # What only the history of the database told of has no kind, and no record to be marked.
+            "point": dict(sibling) if sibling and sibling.get("kind") else None,
             "deployment_id": point.get("deployment_id") if point else None,
             "side_database": None,
             "side_oid": None,

@@ -124,3 +124,34 @@ def test_secrets_in_settings_are_masked(pg18: TestServer, database: str) -> None
     pg18.execute("ALTER DATABASE \"%s\" SET app.secret_key = 'hunter2'" % database)
     (entry,) = databases_info(server=pg18.server, databases=[database])["databases"]
     assert entry["properties"]["settings"] == {"app.secret_key": "********"}
+
+
+def test_deployments_are_those_that_the_history_names(pg18: TestServer, database: str) -> None:
+    def deployments(table: str = "public.schema_version") -> object:
+        result = databases_info(server=pg18.server, write_counters_of=[database], history_table=table)
+        entries = {entry["name"]: entry for entry in result["databases"]}
+        assert [name for name, entry in entries.items() if "deployments" in entry] == [database]
+        return entries[database]["deployments"]
+
+    assert deployments() is None
+    pg18.execute(
+        "CREATE TABLE schema_version (version text, deployment_id text, applied_at timestamptz);"
+        'CREATE TABLE "Odd ""%s" (version text)',
+        database=database,
+    )
+    assert deployments() is None  # a table without a row has lost its history, or never had one
+    pg18.execute(
+        "INSERT INTO schema_version VALUES ('1', NULL, '2026-01-01'), ('2', 'd1', '2026-01-02'),"
+        " ('3', 'd2', '2026-01-03 01:00+01'), ('4', 'd2', '2026-01-04'), ('5', 'd3', '-infinity')",
+        database=database,
+    )
+    assert deployments() == [
+        {"id": "d3", "applied_at": None},
+        {"id": "d2", "applied_at": "2026-01-03T00:00:00.000000Z"},
+        {"id": "d1", "applied_at": "2026-01-02T00:00:00.000000Z"},
+    ]
+    assert deployments("schema_version") == deployments()
+    for table in ('"Odd ""%s"', "no.such", "no table", "a.b.c.d"):
+        assert deployments(table) is None
+    pg18.execute("DELETE FROM schema_version WHERE deployment_id IS NOT NULL", database=database)
+    assert deployments() == []

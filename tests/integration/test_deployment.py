@@ -408,6 +408,23 @@ def test_unwritable_journal_is_an_error_that_names_both_reasons(call, down, tmp_
     assert "Cannot write the journal" in error.msg
 
 
+def test_emergency_goes_on_where_nothing_can_be_recorded(call, down):
+    options = {"server": down, "live_database": "app", "must_record": False, "journal_dir": None}
+    opened = call("opened", **options)
+    assert (opened["ledger"], opened["changed"]) == ("nowhere", False)
+    assert "goes on without a record" in opened["warnings"][-1]
+    name = opened["deployment"]["id"]
+    assert call("recorded", deployment_id=name, step={"name": "rollback"}, **options)["ledger"] == "nowhere"
+    listed = call("listed", **options)
+    assert (listed["ledger"], listed["deployments"], listed["rollback_points"]) == ("nowhere", [], [])
+    closed = call("closed", deployment_id=name, status="succeeded", **options)
+    assert closed["deployment"]["status"] == "succeeded"
+    # The ledger is back, and does not know the run.
+    call("opened", live_database="app")
+    assert call("recorded", deployment_id=name, must_record=False)["ledger"] == "nowhere"
+    assert refused(call, "recorded", deployment_id=name).code == "deployment_not_found"
+
+
 def test_role_without_the_right_to_make_a_ledger_goes_on_with_the_journal(call, pg18, ledger_name):
     role = "plain_" + uuid.uuid4().hex[:8]
     pg18.execute('CREATE ROLE "%s" LOGIN PASSWORD %%s' % role, (pg18.password,))

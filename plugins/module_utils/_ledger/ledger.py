@@ -204,7 +204,7 @@ def record_deployment(
     """Do what the options of the module say and return the keys of its result.
 
     While the ledger's database cannot be reached or written, the record goes to the journal and the answer carries a
-    warning. Raises `HoldfastError`: ``option_invalid``, ``target_exists``, ``deployment_running``,
+    warning. Where there is no journal either, and ``must_record`` is false, nothing is recorded. Raises `HoldfastError`: ``option_invalid``, ``target_exists``, ``deployment_running``,
     ``deployment_not_found``, and ``ledger_unavailable`` where there is no journal either.
     """
     require_driver()
@@ -238,6 +238,24 @@ def record_deployment(
         deployment_id = deployment_id or new_id(now)
         record = build_record(options, deployment_id=deployment_id, now=now)
     try:
+        return _recorded(ledger, options, record, deployment_id=deployment_id, live_database=live_database, now=now)
+    except HoldfastError as exc:
+        if exc.code not in ("ledger_unavailable", "deployment_not_found") or options.get("must_record", True):
+            raise
+        return _nowhere(ledger, record, exc)
+
+
+def _recorded(
+    ledger: Ledger,
+    options: Mapping[str, Any],
+    record: Mapping[str, Any],
+    *,
+    deployment_id: str | None,
+    live_database: str | None,
+    now: datetime,
+) -> dict[str, Any]:
+    state = options["state"]
+    try:
         if state == "listed":
             return _list_from_database(ledger, options, deployment_id=deployment_id, live_database=live_database)
         return _to_database(ledger, options, record, now=now)
@@ -251,6 +269,16 @@ def record_deployment(
     if state == "listed":
         return _list_from_journals(ledger, options, reason, deployment_id=deployment_id, live_database=live_database)
     return _to_journal(ledger, options, record, reason, now=now)
+
+
+def _nowhere(ledger: Ledger, record: Mapping[str, Any], failure: HoldfastError) -> dict[str, Any]:
+    """Return what there is to say of a record that nothing could take, for a run that must go on."""
+    ledger.changed = False
+    ledger.warnings.append("%s The run goes on without a record." % failure.msg)
+    if not record:
+        return _listed(ledger, "nowhere", [], [], deployment_id=None)
+    deployment = fold([record])[record["deployment_id"]]
+    return ledger.answer("nowhere", deployment=deployment if record["state"] == "closed" else _brief(deployment))
 
 
 def _to_database(

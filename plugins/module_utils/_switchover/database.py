@@ -22,6 +22,7 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._core.properties
 
 with contextlib.suppress(ImportError):  # reported by connection.require_driver()
     import psycopg2
+    from psycopg2 import sql
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -127,6 +128,23 @@ SELECT pg_catalog.format('%I.%I', s.schemaname, s.relname), s.n_tup_ins, s.n_tup
   FROM pg_catalog.pg_stat_all_tables AS s
  WHERE s.schemaname NOT IN ('pg_catalog', 'information_schema') AND s.schemaname !~ '^pg_(toast|temp_)'
  ORDER BY 1
+"""
+
+FIND_HISTORY = """
+SELECT n.nspname::text, c.relname::text
+  FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+ WHERE c.oid = pg_catalog.to_regclass(%s)
+"""
+
+# A migration that stopped half-way has no finite time, and is the newest thing that happened.
+READ_DEPLOYMENTS = """
+SELECT h.deployment_id::text,
+       pg_catalog.to_char(
+           min(h.applied_at::timestamptz) FILTER (WHERE pg_catalog.isfinite(h.applied_at)) AT TIME ZONE 'UTC',
+           'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+  FROM {history} AS h
+ GROUP BY 1
+ ORDER BY bool_or(NOT pg_catalog.isfinite(h.applied_at)) DESC, max(h.applied_at) DESC
 """
 
 
@@ -450,17 +468,40 @@ def read_write_counters(*, server: Server, database: str) -> dict[str, Any]:
     }
 
 
+def read_deployments(*, server: Server, database: str, history_table: str) -> list[dict[str, Any]] | None:
+    """Return the deployments whose migrations the history of ``database`` names, the newest first.
+
+    Each has ``id`` and ``applied_at``, when its first migration was complete (None when none is). None says that there
+    is no history to go by: no such table, one without a row or the columns, or one that the role cannot read.
+    """
+    try:
+        with server.session(database, application_name="holdfast info") as connection:
+            prepare_session(connection)
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_catalog.set_config('search_path', 'public', false)")
+                cursor.execute(FIND_HISTORY, (history_table,))
+                found = cursor.fetchone()
+                if found is None:
+                    return None
+                cursor.execute(sql.SQL(READ_DEPLOYMENTS).format(history=sql.Identifier(*found)))
+                rows = cursor.fetchall()
+    except (HoldfastError, psycopg2.Error):
+        return None
+    return [{"id": name, "applied_at": at} for name, at in rows if name] if rows else None
+
+
 def databases_info(
     *,
     server: Server,
     databases: Sequence[str] | None = None,
     write_counters: bool = False,
     write_counters_of: Sequence[str] = (),
+    history_table: str | None = None,
 ) -> dict[str, Any]:
     """Return the facts of ``databases`` (by default of all but the templates) and of their server.
 
     With ``write_counters`` writes are counted in all of them, else in those of ``write_counters_of``, which takes a
-    connection into each. Names without a database are listed in ``missing``; a database that vanishes meanwhile is
+    connection into each; with ``history_table`` their `read_deployments` are told, too. Names without a database are listed in ``missing``; a database that vanishes meanwhile is
     left out.
     """
     with server.session(server.maintenance_db, application_name="holdfast info") as connection:
@@ -479,6 +520,10 @@ def databases_info(
                 entry = _database_info(connection, database, blockers[database.oid])
                 if write_counters or database.name in write_counters_of:
                     entry.update(_write_counters(server, database))
+                    if history_table:
+                        entry["deployments"] = read_deployments(
+                            server=server, database=database.name, history_table=history_table
+                        )
                 entries.append(entry)
     present = {database.name for database in found}
     return {

@@ -179,3 +179,93 @@ def test_archive_of_the_deployment_counts_whatever_the_clocks_say() -> None:
     ]
     plan = rollback_plan(LIVE, databases=[LIVE], rollback_points=points, archives=archives, strategy="archive")
     assert plan["archive"] == "/b/d2"
+
+
+def deployed(*names: str) -> list[dict[str, Any]]:
+    """What the history of the live database names, newest first; d2 was applied on the second of the month."""
+    return [{"id": name, "applied_at": "2026-01-%02dT12:00:00Z" % int(name[1:])} for name in names]
+
+
+def test_deployment_of_which_the_database_holds_nothing_is_passed_over() -> None:
+    # d2 was killed before it migrated, or another run was faster: its clone is no way back, only a loss of writes.
+    points = [
+        clone("d2", live_oid=10, side_oid=12, taken_at="2026-01-02"),
+        clone("d1", live_oid=10, side_oid=11, taken_at="2026-01-01"),
+    ]
+    databases = [LIVE, database("bank_before_d1", 11), database("bank_before_d2", 12)]
+    live = {**LIVE, "deployments": deployed("d1")}
+    plan = rollback_plan(live, databases=databases, rollback_points=points)
+    assert plan["side_database"] == "bank_before_d1"
+    assert "bank holds nothing of deployment d2" in plan["sentence"]
+    live = {**LIVE, "deployments": []}
+    plan = rollback_plan(live, databases=databases, rollback_points=points, archives=[])
+    assert plan["strategy"] == "none" and not plan["needs_archives"]
+    assert "names no deployment" in plan["sentence"]
+    live = {**LIVE, "deployments": None}
+    assert (
+        rollback_plan(live, databases=databases, rollback_points=points)["side_database"] == "bank_before_d2"
+    )  # no history to go by
+
+
+def test_without_a_ledger_the_history_tells_which_archive_is_from_before() -> None:
+    archives = [
+        {"id": "night", "path": "/b/night", "status": "good", "snapshot_at": "2026-01-03T00:00:00Z"},
+        {"id": "d2", "path": "/b/d2", "status": "good", "snapshot_at": "2026-01-02T11:00:00Z", "schema_version": "v1"},
+        {"id": "d1", "path": "/b/d1", "status": "good", "snapshot_at": "2026-01-01T11:00:00Z"},
+    ]
+    live = {**LIVE, "deployments": deployed("d2", "d1")}
+    assert rollback_plan(live, databases=[LIVE], rollback_points=[])["needs_archives"]
+    plan = rollback_plan(live, databases=[LIVE], rollback_points=[], archives=archives)
+    assert (plan["archive"], plan["deployment_id"], plan["point"]) == ("/b/d2", "d2", None)
+    # An older deployment's clone would undo two at once.
+    points = [clone("d1", live_oid=10, side_oid=11, taken_at="2026-01-01")]
+    databases = [LIVE, database("bank_before_d1", 11)]
+    plan = rollback_plan(live, databases=databases, rollback_points=points, archives=archives)
+    assert plan["archive"] == "/b/d2"
+    assert rollback_plan(live, databases=databases, rollback_points=points, strategy="clone")["side_oid"] == 11
+
+
+def test_migration_that_is_not_complete_has_no_time_and_only_the_archive_of_its_own_deployment_counts() -> None:
+    live = {**LIVE, "deployments": [{"id": "d2", "applied_at": None}, *deployed("d1")]}
+    archives = [{"id": "d1", "path": "/b/d1", "status": "good", "snapshot_at": "2026-01-01T11:00:00Z"}]
+    assert rollback_plan(live, databases=[LIVE], rollback_points=[], archives=archives)["strategy"] == "none"
+    archives.insert(0, {"id": "d2", "path": "/b/d2", "status": "good", "snapshot_at": "2026-01-02T11:00:00Z"})
+    assert rollback_plan(live, databases=[LIVE], rollback_points=[], archives=archives)["archive"] == "/b/d2"
+
+
+def test_undo_that_was_killed_after_its_swap_is_not_repeated_with_something_older() -> None:
+    # The clone of d2 serves (oid 12), but nobody recorded that; d1 must not be undone as well.
+    points = [
+        clone("d2", live_oid=10, side_oid=12, taken_at="2026-01-02"),
+        clone("d1", live_oid=10, side_oid=11, taken_at="2026-01-01"),
+    ]
+    live = {**database("bank", 12), "write_counters": counters(), "deployments": deployed("d1")}
+    archives = [{"id": "d1", "path": "/b/d1", "status": "good", "snapshot_at": "2026-01-01T11:00:00Z"}]
+    for strategy in ("auto", "clone", "archive"):
+        plan = rollback_plan(
+            live,
+            databases=[live, database("bank_before_d1", 11)],
+            rollback_points=points,
+            archives=archives,
+            strategy=strategy,
+        )
+        assert plan["strategy"] == "none"
+        assert "deployment d2 has been undone already, its clone serves as bank" in plan["sentence"]
+        assert (plan["point"]["deployment_id"], plan["point"]["state"]) == ("d2", "used")
+    # Undone with an archive, nothing has the OID of what serves: the reason to stop is that d1 was made on another.
+    live = {**live, "oid": 77}
+    plan = rollback_plan(live, databases=[live], rollback_points=points, archives=archives)
+    assert plan["strategy"] == "none" and "made on another database" in plan["sentence"]
+
+
+def test_archive_is_not_restored_for_want_of_anything_better() -> None:
+    archives = [{"id": "night", "path": "/b/night", "status": "good", "snapshot_at": "2026-01-03T00:00:00Z"}]
+    plan = rollback_plan(LIVE, databases=[LIVE], rollback_points=[], archives=archives)
+    assert plan["strategy"] == "none" and "neither the ledger nor the history of bank" in plan["sentence"]
+    plan = rollback_plan(LIVE, databases=[LIVE], rollback_points=[], archives=archives, strategy="archive")
+    assert plan["archive"] == "/b/night"
+
+
+def test_live_database_that_is_not_there_is_named() -> None:
+    plan = rollback_plan({"name": "bank"}, databases=[], rollback_points=[])
+    assert plan["strategy"] == "none" and "the database bank does not exist" in plan["sentence"]
