@@ -31,7 +31,7 @@ def rollback_plan(
     which decide where they are known: what the database itself names is there to be undone, and nothing else is);
     ``rollback_points`` come from the ledger, newest first; ``archives`` from pg_backup_info, or None when nobody
     looked yet. The plan has ``strategy`` (``clone``, ``archive`` or ``none``), ``deployment_id``,
-    ``side_database``, ``side_oid``, ``archive``, ``taken_at``, ``schema_version``, ``expected_s`` (seconds),
+    ``side_database``, ``side_oid``, ``archive``, ``taken_at``, ``schema_version``, ``expected_s`` (seconds, or None),
     ``writes`` (see `writes_since`), ``left_behind`` (the same as a sentence), ``skipped`` (what was passed over, and
     why), ``needs_archives`` (True when the archives must be listed first), ``sentence``, and ``point``, which of the
     rollback points it is. A plan with the strategy ``none`` and a point tells of an undo that was not recorded.
@@ -128,6 +128,7 @@ def _named_archive(live: Mapping[str, Any], path: str, points: Sequence[Point]) 
         "id": point.get("archive_id"),
         "schema_version": point.get("schema_version"),
         "snapshot_at": point.get("taken_at"),
+        "restore_s": point.get("expected_undo_s"),
     }
     return _by_archive(live, point or None, archive, points, [])
 
@@ -364,6 +365,10 @@ def _by_archive(
     own = next((p for p in points if p.get("kind") == "archive" and p.get("archive_id") == archive.get("id")), None)
     undone = point.get("deployment_id") if point else None
     sibling = next((p for p in points if p.get("kind") == "archive" and p.get("deployment_id") == undone), point)
+    # A parallel restore with its proof was measured at about the time of the backup and a half.
+    backup_s, restore_s = archive.get("duration_s"), archive.get("restore_s")
+    if restore_s is None and backup_s is not None:
+        restore_s = 1.5 * backup_s
     return _finish(
         {
             "strategy": "archive",
@@ -375,8 +380,7 @@ def _by_archive(
             "archive": archive.get("path"),
             "taken_at": archive.get("snapshot_at"),
             "schema_version": archive.get("schema_version"),
-            # A parallel restore with its proof was measured at about the time of the backup and a half.
-            "expected_s": round(SWAP_S + 1.5 * float(archive.get("duration_s") or 0), 1),
+            "expected_s": None if restore_s is None else round(SWAP_S + restore_s, 1),
         },
         writes_since(own, live=live, points=points),
         live,
@@ -400,13 +404,13 @@ def _finish(
     left_behind = _writes_sentence(writes)
     source = "clone %s" % plan["side_database"] if plan["strategy"] == "clone" else "archive %s" % plan["archive"]
     sentences = [
-        "%s will serve again as it was at %s%s, from the %s, in about %.0f s."
+        "%s will serve again as it was at %s%s, from the %s, %s."
         % (
             live["name"],
             _moment(plan["taken_at"]),
             " (schema %s)" % plan["schema_version"] if plan["schema_version"] else "",
             source,
-            plan["expected_s"],
+            "in a time that is not known" if plan["expected_s"] is None else "in about %.0f s" % plan["expected_s"],
         ),
         left_behind,
     ]

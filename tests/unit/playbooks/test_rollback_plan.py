@@ -269,3 +269,12 @@ def test_archive_is_not_restored_for_want_of_anything_better() -> None:
 def test_live_database_that_is_not_there_is_named() -> None:
     plan = rollback_plan({"name": "bank"}, databases=[], rollback_points=[])
     assert plan["strategy"] == "none" and "the database bank does not exist" in plan["sentence"]
+
+
+def test_named_archive_takes_as_long_as_was_recorded_or_nobody_knows() -> None:
+    point = {**clone("d2", live_oid=10, side_oid=0, taken_at="2026-01-02"), "kind": "archive", "archive_path": "/b/d2"}
+    points = [{**point, "expected_undo_s": 600.0}]
+    plan = rollback_plan(LIVE, databases=[LIVE], rollback_points=points, archive="/b/d2")
+    assert plan["expected_s"] == 605.0 and "in about 605 s." in plan["sentence"]
+    plan = rollback_plan(LIVE, databases=[LIVE], rollback_points=[], archive="/b/d2")
+    assert plan["expected_s"] is None and "in a time that is not known." in plan["sentence"]
