@@ -164,7 +164,12 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._core.argspec im
     server_from,
 )
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.interruption import signals_raised
-from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.swap import SwapRequest, swap_databases
+from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.swap import (
+    SwapRequest,
+    let_clients_in,
+    swap_databases,
+)
+from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.watchdog import Watchdog
 
 
 def main() -> None:
@@ -186,22 +191,25 @@ def main() -> None:
         supports_check_mode=True,
     )
     options = module.params
+    server = server_from(options)
+    request = SwapRequest(
+        live=options["database"],
+        replacement=options["replacement"],
+        replacement_oid=options["replacement_oid"],
+        confirm=options["confirm"],
+        retired_name=options["retired_name"] or None,
+        drain_timeout_s=options["drain_timeout"],
+        terminate=options["terminate"],
+        max_pause_s=options["max_pause"],
+        keep_direct_clients_out=options["keep_direct_clients_out"],
+        carry_over=options["carry_over"],
+    )
     with failures_reported(module), signals_raised():
         result = swap_databases(
-            server=server_from(options),
-            request=SwapRequest(
-                live=options["database"],
-                replacement=options["replacement"],
-                replacement_oid=options["replacement_oid"],
-                confirm=options["confirm"],
-                retired_name=options["retired_name"] or None,
-                drain_timeout_s=options["drain_timeout"],
-                terminate=options["terminate"],
-                max_pause_s=options["max_pause"],
-                keep_direct_clients_out=options["keep_direct_clients_out"],
-                carry_over=options["carry_over"],
-            ),
+            server=server,
+            request=request,
             check_mode=module.check_mode,
+            switches=[Watchdog(lambda: let_clients_in(server=server, request=request))],
         )
     module.exit_json(**result)
 

@@ -147,19 +147,17 @@ def test_without_the_ledger_the_archive_from_before_the_deployment_is_restored(j
 
 
 def test_undo_that_was_killed_before_its_record_is_not_done_twice(job: Job) -> None:
-    for version in ("v1", "v2"):
-        migration(job, version, "CREATE TABLE t_%s ()" % version)
-        assert job.play("deploy").returncode == 0
+    migration(job, "v1", "CREATE TABLE first ()")
+    assert job.play("deploy").returncode == 0
     assert job.play("rollback", *CONFIRM).returncode == 0
-    assert versions(job) == ["v1"]
     # As a kill between the swap and its record leaves it.
     job.server.execute("UPDATE holdfast.rollback_point SET state = 'available'", database="holdfast")
     pay(job, 1)
     completed = job.play("rollback", *CONFIRM)
     assert completed.returncode != 0
     assert "has been undone already, its clone serves as bank" in completed.stdout
-    assert (versions(job), payments(job)) == (["v1"], [1])
-    # That run recorded it, so the next one means the deployment before.
+    assert (versions(job), payments(job)) == ([], [1])
+    # That run recorded it, so a next one would mean the deployment before.
     recorded = job.server.execute("SELECT state FROM holdfast.rollback_point ORDER BY taken_at", database="holdfast")
     assert ("used",) in recorded
 

@@ -282,6 +282,21 @@ def test_killed_swap_is_finished_or_undone_by_the_same_call(pg18: TestServer, pa
     assert "undone" in outcomes, outcomes
 
 
+def test_killed_swap_lets_clients_in_again_by_itself(pg18: TestServer, pair: Pair) -> None:
+    session = pg18.connect(pair.live)
+    options = {"live": pair.live, "replacement": pair.side, "confirm": pair.live, "drain_timeout_s": 10}
+    for kill in (signal.SIGKILL, signal.SIGTERM):
+        process = start_engine(pg18, "guarded swap", options)
+        eventually(lambda: not pair.allows_connections(pair.old_oid))
+        process.send_signal(kill)
+        process.communicate(timeout=10)
+        eventually(pair.untouched)
+    session.close()
+    # With its work done, nothing is left of the watchdog, nor of what it was to undo.
+    done = json.loads(start_engine(pg18, "guarded swap", options).communicate(timeout=20)[0])
+    assert done["changed"] and pair.allows_connections(pair.new_oid) and pair.marks() == 0
+
+
 def test_signal_during_the_drain_lets_clients_in_again(pg18: TestServer, pair: Pair) -> None:
     session = pg18.connect(pair.live)
     options = {"live": pair.live, "replacement": pair.side, "confirm": pair.live, "drain_timeout_s": 10}

@@ -32,13 +32,18 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.interruption import signals_raised
 from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.clone import clone_database
-from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.swap import SwapRequest, swap_databases
+from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.swap import (
+    SwapRequest, let_clients_in, swap_databases)
+from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.watchdog import Watchdog
 server, action, options = json.load(sys.stdin)
 print("ready", flush=True)
 try:
     with signals_raised():
-        if action == "swap":
-            result = swap_databases(server=Server(**server), request=SwapRequest(**options))
+        if action in ("swap", "guarded swap"):
+            server, request = Server(**server), SwapRequest(**options)
+            guards = [Watchdog(lambda: let_clients_in(server=server, request=request))]
+            switches = guards if action == "guarded swap" else []
+            result = swap_databases(server=server, request=request, switches=switches)
         else:
             result = clone_database(server=Server(**server), **options)
 except HoldfastError as exc:

@@ -204,6 +204,16 @@ def swap_databases(
     return result
 
 
+def let_clients_in(*, server: Server, request: SwapRequest) -> None:
+    """Undo what a killed run of ``request`` has closed, as the next run would; for the watchdog of that run."""
+    swap = _Swap(server, request, check_mode=False)
+    with (
+        contextlib.closing(swap.connect()) as connection,
+        _names_locked(connection, (request.live, request.replacement)),
+    ):
+        swap.undo_killed_run(connection)
+
+
 def lock_key(name: str) -> int:
     """Return the key of the advisory lock for a database's name, the same for every version of server and client."""
     digest = hashlib.sha256(b"holdfast swap " + name.encode("utf-8", "surrogateescape")).digest()
@@ -278,15 +288,8 @@ class _Swap:
         self, connection: Connection, poolers: Sequence[Pooler], switches: Sequence[DeadManSwitch]
     ) -> dict[str, Any]:
         """Examine, then make clients wait, exchange the names and let them go on."""
-        resumed = None
-        pair = [find_database(connection=connection, name=n) for n in (self.request.live, self.request.replacement)]
-        oids = [database.oid for database in pair if database is not None]
-        marks = interrupted_runs(connection, oids=oids)
-        if marks:
-            resumed = "undone"
-            if not self.check_mode:
-                with transaction(connection):
-                    undo_marks(connection, marks)
+        marks = self.undo_killed_run(connection)
+        resumed = "undone" if marks else None
         done = self._already_swapped(connection)
         if done is not None:
             facts = [] if self.check_mode else [dict(pooler.resume()) for pooler in poolers]
@@ -319,6 +322,15 @@ class _Swap:
             sessions=[],
         )
         return result
+
+    def undo_killed_run(self, connection: Connection) -> list[Mark]:
+        """Let clients in where a killed run has left them out, and return what it left; check mode only looks."""
+        pair = [find_database(connection=connection, name=n) for n in (self.request.live, self.request.replacement)]
+        marks = interrupted_runs(connection, oids=[database.oid for database in pair if database is not None])
+        if marks and not self.check_mode:
+            with transaction(connection):
+                undo_marks(connection, marks)
+        return marks
 
     def _already_swapped(self, connection: Connection) -> dict[str, Any] | None:
         """Return the result of a run that has nothing to do, because an earlier one did it."""
