@@ -9,9 +9,11 @@ What a version knows and what it reads only at its start comes from ``bouncer_pa
 
 from __future__ import annotations
 
+import datetime
+import hashlib
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 Version = tuple[int, int]
@@ -31,6 +33,8 @@ SCRAM = re.compile(r"SCRAM-SHA-256\$\d+:[A-Za-z0-9+/=]+\$[A-Za-z0-9+/=]+:[A-Za-z
 #: The entry of [databases] through which secrets are looked up. No client may use it.
 AUTH_ENTRY = "pgbouncer_auth"
 CONSOLE = "pgbouncer"
+SIDES = ("client_tls", "server_tls")
+TLS_FILES = ("certificate", "key", "ca")
 
 _SINCE_THE_OLDEST = """
     admin_users application_name_add_host auth_file auth_hba_file auth_query auth_type auth_user autodb_idle_timeout
@@ -67,12 +71,13 @@ SINCE: dict[str, Version] = {
     "transaction_timeout": (1, 25),
 }
 GONE_IN: dict[str, Version] = {"suspend_timeout": (1, 26)}
-#: Read at the start only; a version where that is so only before it, or None for all.
+_AT_EVERY_START = """
+    disable_pqexec job_name listen_addr listen_backlog listen_port pidfile pkt_buf resolv_conf so_reuseport
+    track_extra_parameters unix_socket_dir unix_socket_group unix_socket_mode user
+"""
+#: What is read only at a start: in versions before the one named, or in all.
 AT_START: dict[str, Version | None] = {
-    **dict.fromkeys(
-        "disable_pqexec job_name listen_addr listen_backlog listen_port pidfile pkt_buf resolv_conf so_reuseport"
-        " track_extra_parameters unix_socket_dir unix_socket_group unix_socket_mode user".split()
-    ),
+    **dict.fromkeys(_AT_EVERY_START.split()),
     **{name: (1, 16) for name in SINCE if name.startswith(("client_tls_", "server_tls_"))},
     **dict.fromkeys(("default_pool_size", "min_pool_size", "reserve_pool_size"), (1, 16)),
 }
@@ -85,40 +90,37 @@ FIXED = {
     "auth_query": "pgbouncer_auth and pgbouncer_auth_schema",
     "auth_type": "pgbouncer_client_networks and pgbouncer_hba_rules",
     "auth_user": "pgbouncer_auth_user",
-    "client_tls_ca_file": "pgbouncer_client_tls_ca_file",
-    "client_tls_cert_file": "pgbouncer_client_tls_cert_file",
-    "client_tls_key_file": "pgbouncer_client_tls_key_file",
+    "client_tls_ca_file": "pgbouncer_client_tls_ca",
+    "client_tls_cert_file": "pgbouncer_client_tls_certificate",
+    "client_tls_key_file": "pgbouncer_client_tls_key",
     "client_tls_protocols": "pgbouncer_tls_protocols",
     "client_tls_sslmode": "pgbouncer_client_tls_mode",
     "listen_addr": "listen_addresses of the instance, or pgbouncer_listen_addresses",
     "listen_port": "listen_port of the instance, or pgbouncer_listen_port",
     "pidfile": "systemd knows the process",
-    "server_tls_ca_file": "pgbouncer_server_tls_ca_file",
-    "server_tls_cert_file": "pgbouncer_server_tls_cert_file",
-    "server_tls_key_file": "pgbouncer_server_tls_key_file",
+    "server_tls_ca_file": "pgbouncer_server_tls_ca",
+    "server_tls_cert_file": "pgbouncer_server_tls_certificate",
+    "server_tls_key_file": "pgbouncer_server_tls_key",
     "server_tls_protocols": "pgbouncer_tls_protocols",
     "server_tls_sslmode": "pgbouncer_server_tls_mode",
     "unix_socket_dir": "systemd makes one directory for each instance",
     "unix_socket_mode": "the socket is for its own system user",
     "user": "pgbouncer_system_user",
 }
+_DATABASE_KEYS_OF_THE_OLDEST = """
+    application_name client_encoding connect_query datestyle dbname host max_db_connections pool_mode pool_size port
+    reserve_pool timezone
+"""
 #: Keys of an entry of [databases], with the version that brought them.
 DATABASE_KEYS: dict[str, Version] = {
-    **dict.fromkeys(
-        "application_name client_encoding connect_query datestyle dbname host max_db_connections pool_mode pool_size"
-        " port reserve_pool timezone".split(),
-        OLDEST,
-    ),
-    "max_user_connections": (1, 16),
+    **dict.fromkeys(_DATABASE_KEYS_OF_THE_OLDEST.split(), OLDEST),
     "min_pool_size": (1, 16),
-    "server_lifetime": (1, 24),
+    "server_lifetime": (1, 23),
     "load_balance_hosts": (1, 24),
     "max_db_client_connections": (1, 24),
     "reserve_pool_size": (1, 24),
     "query_wait_timeout": (1, 26),
 }
-INSTANCE_KEYS = {"name", "listen_addresses", "listen_port", "databases", "settings"}
-
 HEADER = "Managed by Ansible (holdfast.postgres.pgbouncer); changes by hand are overwritten."
 
 
@@ -131,158 +133,510 @@ def version_of(text: str) -> Version | None:
 def pgbouncer_plan(
     instances: Sequence[Mapping[str, Any]],
     *,
-    wish: Mapping[str, Any],
+    choices: Mapping[str, Any],
     version: str,
-    current: Mapping[str, str] | None = None,
-    secrets: Mapping[str, str | None] | None = None,
-    checksums: Mapping[str, str] | None = None,
+    state: Mapping[str, Any],
     trial_dir: str = "",
 ) -> dict[str, Any]:
     """Return the files of all instances, and everything that speaks against them.
 
-    ``wish`` has what the instances share (see vars/main.yml of the role); ``version`` is what PgBouncer or apt says of
-    itself; ``current`` the text of each ``start.ini`` that is there, by instance; ``secrets`` the SCRAM secrets of
-    ``wish.users`` (None where the server has none), or None as a whole when nobody could ask; ``checksums`` those of
-    the TLS files, by path: they become comments, so that a renewed certificate is noticed. With ``trial_dir`` the files
-    belong in that directory and let PgBouncer listen on a socket there and nowhere else.
+    `choices` are the variables of the role without their prefix; `version` is what PgBouncer or apt says of itself.
+    `state` is what was found, each part missing where nobody could look: ``files`` (sha256 of the files that are there,
+    by path), ``current`` (text of ``start.ini`` by instance), ``active`` (instances that run), ``paused`` (instances
+    with a paused database), ``listening`` (ports), ``foreign`` (whether the service of the distribution runs),
+    ``secrets`` (SCRAM secrets of ``users``; None for those that have none), ``missing`` and ``checksums`` (of the TLS
+    files, by path), ``openssl`` (results of the plan's commands) and ``now`` (ISO 8601). With `trial_dir` all files
+    belong into it, and PgBouncer listens on a socket in there only.
 
-    The plan has ``problems`` and ``notes`` (sentences), ``auth`` (``query`` or ``userlist``), ``version`` and
-    ``instances``: each with ``name``, ``listen_port``, ``socket_dir``, ``files`` (by name), ``restart_for`` (settings
-    that PgBouncer reads only at its start and that differ from ``current``) and ``descriptors`` (files it may open).
+    The plan has ``problems`` and ``notes`` (sentences), ``auth`` (``query`` or ``userlist``), ``version``, ``openssl``
+    (commands whose output belongs into `state`),
+    ``tls_files`` (``source`` on the controller and ``path`` on the host), ``paths`` (of all TLS files on the host, by
+    side and kind), ``differing`` (paths of files that are not there as planned) and ``instances``: each with ``name``,
+    ``directory``, ``listen_port``, ``socket_dir``, ``files`` (text by name) and ``restart_for`` (settings that are read
+    only at a start and differ from ``current``).
     """
     known = version_of(version)
     release = known or NEWEST
     problems: list[str] = []
     notes: list[str] = []
     if release < OLDEST:
-        problems.append("PgBouncer %s is older than %s, the oldest version that is supported." % (_dot(release), "1.15"))
+        problems.append("PgBouncer %s is older than %s, the oldest that is supported." % (_dot(release), _dot(OLDEST)))
     if release > NEWEST:
-        notes.append("PgBouncer %s is newer than %s, the newest version that was tested." % (_dot(release), "1.26"))
-    auth = _auth(wish, release, problems)
-    problems += _shared_problems(wish, auth=auth, secrets=secrets)
+        notes.append("PgBouncer %s is newer than %s, the newest that was tested." % (_dot(release), _dot(NEWEST)))
+    auth = str(choices["auth"])
+    if auth == "auto":
+        auth = "query" if release >= AUTH_DBNAME else "userlist"
+    secrets = (state.get("secrets") or {}) if auth == "userlist" else {}
+    root = trial_dir or str(choices["config_dir"])
+    tls_files = _tls_files(choices, root)
+    paths = {(item["side"], item["what"]): item["path"] for item in tls_files}
+    checksums = state.get("checksums") or {}
+    sums = {item["path"]: str(checksums[item["source"]]) for item in tls_files if item["source"] in checksums}
+    problems += _access_problems(choices)
+    problems += _tls_problems(choices, state)
+    problems += ["%s does not exist." % path for path in state.get("missing") or []]
+    problems += _auth_problems(choices, auth=auth, release=release, secrets=secrets)
+    if not instances:
+        problems.append("pgbouncer_instances is empty: name at least one instance.")
     planned = []
     for instance in instances:
-        name = str(instance.get("name", ""))
-        settings, left_out = _settings(instance, wish, auth=auth, release=release, trial_dir=trial_dir)
-        notes += ["PgBouncer %s does not know %s yet; it is left out." % (_dot(release), n) for n in left_out]
-        problems += _instance_problems(instance, wish, settings, release)
-        at_start = {k: v for k, v in settings.items() if _read_at_start(k, release)}
-        anytime = {k: v for k, v in settings.items() if k not in at_start}
-        databases = _databases(instance, wish, auth=auth)
-        before = _parsed(current[name]) if current and name in current else None
+        name = str(instance["name"])
+        directory = "%s/%s" % (root, name)
+        databases = instance.get("databases") or choices["databases"]
+        settings = {
+            "listen_addr": ",".join(map(str, instance.get("listen_addresses") or choices["listen_addresses"])),
+            "listen_port": int(instance.get("listen_port") or choices["port"]),
+            "unix_socket_dir": "%s/%s" % (choices["runtime_dir"], name),
+            **_shared_settings(choices, auth=auth, release=release, directory=directory, tls_paths=paths),
+            **choices["settings"],
+            **(instance.get("settings") or {}),
+        }
+        problems += _instance_problems(instance, choices, release)
+        problems += _database_problems(databases, release)
+        problems += _swap_problems(name, settings, choices)
+        problems += _descriptor_problems(name, settings, databases, choices)
+        notes += _notes(name, settings, choices, release)
+        if trial_dir:
+            settings.update(listen_addr="", unix_socket_dir=directory)
+        at_start = {key: value for key, value in settings.items() if _read_at_start(key, release)}
+        anytime = {key: value for key, value in settings.items() if key not in at_start}
+        start = "; %s\n; What PgBouncer reads only at its start.\n" % HEADER + _lines(at_start, sums)
+        entries = [(str(entry.get("name", "")), _entry(entry, choices)) for entry in databases]
+        if auth == "query":
+            entries.append((AUTH_ENTRY, _entry({"dbname": choices["auth_database"], "pool_size": 2}, choices)))
+        current = (state.get("current") or {}).get(name)
         planned.append(
             {
                 "name": name,
+                "directory": directory,
                 "listen_port": settings["listen_port"],
                 "socket_dir": settings["unix_socket_dir"],
-                "restart_for": [] if before is None else sorted(_differing(before, at_start, checksums or {})),
-                "descriptors": _descriptors(settings, databases),
+                "restart_for": [] if current is None else _differing(current, start),
                 "files": {
-                    "start.ini": _start_file(at_start, checksums or {}),
-                    "pgbouncer.ini": _main_file(
-                        anytime, databases, release, checksums or {}, trial_dir or _directory(wish, name)
-                    ),
-                    "hba.conf": _hba_file(wish),
-                    "userlist.txt": _userlist(secrets or {} if auth == "userlist" else {}),
+                    "start.ini": start,
+                    "pgbouncer.ini": "; %s\n[pgbouncer]\n%%include %s/start.ini\n" % (HEADER, directory)
+                    + _lines(anytime, sums)
+                    + "\n[databases]\n"
+                    + "".join("%s = %s\n" % (_entry_name(key, release), value) for key, value in entries),
+                    "hba.conf": _hba(choices),
+                    "userlist.txt": _userlist(secrets),
                 },
             }
         )
-    problems += _clashes(planned)
-    for plan in planned:
-        if plan["descriptors"] > int(wish["open_files"]):
-            problems.append(
-                "Instance %s may need %d open files, and pgbouncer_open_files is %s: raise it, or lower the sizes."
-                % (plan["name"], plan["descriptors"], wish["open_files"])
-            )
-    if not planned:
-        problems.append("pgbouncer_instances is empty: name at least one instance.")
+    problems += _host_problems(planned, state)
+    for name in sorted(set(state.get("current") or {}) - {plan["name"] for plan in planned}):
+        notes.append(
+            "Instance %s is on the host and not in pgbouncer_instances; it is left alone. To remove it: systemctl "
+            "disable --now pgbouncer@%s, then remove its directory." % (name, name)
+        )
     return {
         "problems": list(dict.fromkeys(problems)),
         "notes": list(dict.fromkeys(notes)),
         "auth": auth,
         "version": _dot(release) if known else "",
+        "differing": [
+            "%s/%s" % (plan["directory"], file)
+            for plan in planned
+            for file, text in plan["files"].items()
+            if (state.get("files") or {}).get("%s/%s" % (plan["directory"], file)) != _sha256(text)
+        ],
+        "openssl": list(_openssl(choices, state.get("missing") or [])),
+        "paths": {side: {what: paths[side, what] for what in TLS_FILES if (side, what) in paths} for side in SIDES},
+        "tls_files": [item for item in tls_files if item["source"] != item["path"]],
         "instances": planned,
     }
+
+
+def pgbouncer_actions(
+    instances: Sequence[Mapping[str, Any]],
+    *,
+    times: Mapping[str, float],
+    unit_time: float,
+    starting: Sequence[str] = (),
+    predicted: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Return which instances must restart or reload to have read their files, and why.
+
+    Judged by when files were written (`times` by path, `unit_time` for the unit) and by the marks that the unit leaves
+    when it starts (``started``) and reloads (``read``), not by what this run changed: a run that was killed between
+    the two is made good by the next. `predicted` are paths that check mode would write; `starting` just started.
+
+    The result has ``restart`` and ``reload`` (names) and ``reasons`` (sentences about restarts).
+    """
+    actions: dict[str, Any] = {"restart": [], "reload": [], "reasons": []}
+    for instance in instances:
+        name = instance["name"]
+        if name in starting:
+            continue
+        started = times.get(instance["socket_dir"] + "/started", 0)
+        read = max(started, times.get(instance["socket_dir"] + "/read", 0))
+        start_file = instance["directory"] + "/start.ini"
+        paths = ["%s/%s" % (instance["directory"], file) for file in instance["files"]]
+        reasons = ["its unit"] if unit_time > started else []
+        if start_file in predicted or times.get(start_file, 0) > started:
+            reasons += instance["restart_for"] or ["what an earlier run wrote and did not get to"]
+        if reasons:
+            actions["restart"].append(name)
+            actions["reasons"].append("%s restarts for %s." % (name, ", ".join(reasons)))
+        elif any(path in predicted or times.get(path, 0) > read for path in paths):
+            actions["reload"].append(name)
+    return actions
 
 
 def _dot(version: Version) -> str:
     return "%d.%d" % version
 
 
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
 def _read_at_start(name: str, release: Version) -> bool:
-    return name in AT_START and (AT_START[name] is None or release < (AT_START[name] or OLDEST))
+    if name not in AT_START:
+        return False
+    before = AT_START[name]
+    return before is None or release < before
 
 
-def _directory(wish: Mapping[str, Any], name: str) -> str:
-    return "%s/%s" % (wish["config_dir"], name)
+# What speaks against it
 
 
-def _auth(wish: Mapping[str, Any], release: Version, problems: list[str]) -> str:
-    auth = str(wish["auth"])
-    if auth == "auto":
-        return "query" if release >= AUTH_DBNAME else "userlist"
-    if auth == "query" and release < AUTH_DBNAME:
-        problems.append(
-            "pgbouncer_auth is query, but PgBouncer %s has no auth_dbname (1.19 has): its look-ups would hold sessions"
-            " of the live database, and a swap of names would wait for them. Set pgbouncer_auth to userlist or auto,"
-            " and name the roles in pgbouncer_users." % _dot(release)
-        )
-    return auth
-
-
-def _shared_problems(
-    wish: Mapping[str, Any], *, auth: str, secrets: Mapping[str, str | None] | None
-) -> Iterable[str]:
-    tls = wish["client_tls"]["mode"] != "disable"
-    if not wish["client_networks"] and not wish["hba_rules"]:
+def _access_problems(choices: Mapping[str, Any]) -> Iterator[str]:
+    if not choices["server_host"]:
+        yield "pgbouncer_server_host is empty: name the server, or put a host into the group pg_primary."
+    if not choices["client_networks"] and not choices["hba_rules"]:
         yield (
-            "pgbouncer_client_networks is empty, so every login would be rejected: name the application's networks,"
-            " such as 10.0.1.0/24."
+            "pgbouncer_client_networks is empty, so every login would be rejected: name the networks of the "
+            "application, such as 10.0.1.0/24."
         )
-    for network in wish["client_networks"]:
+    for network in choices["client_networks"]:
         try:
             ipaddress.ip_network(str(network))
         except ValueError as exc:
-            yield "pgbouncer_client_networks: %s. Names of hosts cannot be used here." % exc
-    for rule in wish["hba_rules"]:
-        if "\n" in str(rule) or str(rule).split()[:1] not in (["host"], ["hostssl"], ["hostnossl"], ["local"]):
-            yield "pgbouncer_hba_rules: %r is no rule; it begins with hostssl, host, hostnossl or local." % rule
-        elif str(rule).split()[-1] == "trust":
-            yield "pgbouncer_hba_rules: %r lets anybody in without a password." % rule
-    for side in ("client_tls", "server_tls"):
-        problem = _tls_problem(side, wish[side])
-        if problem:
-            yield problem
-    for name in ("user", "database_entry_host"):
-        if re.search(r"[\s']", str(wish["auth_options"].get(name, ""))):
-            yield "pgbouncer_auth_%s must have neither spaces nor quotes." % name
+            yield "pgbouncer_client_networks: %s. It takes networks, not names of hosts." % exc
+    for rule in map(str, choices["hba_rules"]):
+        words = rule.split()
+        if "\n" in rule or words[:1] not in (["local"], ["host"], ["hostssl"], ["hostnossl"]):
+            yield "pgbouncer_hba_rules: %r is no rule; one begins with hostssl, host, hostnossl or local." % rule
+        elif words[-1] in ("trust", "password"):
+            whom = "anybody" if words[-1] == "trust" else "passwords in plain text"
+            yield "pgbouncer_hba_rules: %r would take %s. Use scram-sha-256, cert, peer or reject." % (rule, whom)
+
+
+def _tls_problems(choices: Mapping[str, Any], state: Mapping[str, Any]) -> Iterator[str]:
+    for side in SIDES:
+        tls = choices[side]
+        mode, variable = tls["mode"], "pgbouncer_%s_" % side
+        if mode == "disable":
+            continue
+        if side == "client_tls" and not tls["certificate"]:
+            yield "%smode is %s, which needs %scertificate and %skey." % (variable, mode, variable, variable)
+        if bool(tls["certificate"]) != bool(tls["key"]):
+            yield "%scertificate and %skey belong together: give both or none." % (variable, variable)
+        if mode.startswith("verify-") and not tls["ca"]:
+            yield "%smode is %s, which needs %sca." % (variable, mode, variable)
+        said = {item["item"]["what"]: item for item in state.get("openssl") or [] if item["item"]["side"] == side}
+        if said:
+            yield from _certificate_problems(tls, said["certificate"], said["key"], now=str(state["now"]))
+
+
+def _openssl(choices: Mapping[str, Any], missing: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The commands that show what is public of each certificate and its key."""
+    for side in SIDES:
+        tls = choices[side]
+        if tls["mode"] != "disable" and all(tls[what] and tls[what] not in missing for what in ("certificate", "key")):
+            show = ["-noout", "-pubkey", "-startdate", "-enddate"]
+            yield {"side": side, "what": "certificate", "argv": ["openssl", "x509", "-in", tls["certificate"], *show]}
+            # A key that asks for a passphrase is answered with an empty one.
+            show = ["-pubout", "-passin", "pass:"]
+            yield {"side": side, "what": "key", "argv": ["openssl", "pkey", "-in", tls["key"], *show]}
+
+
+def _certificate_problems(
+    tls: Mapping[str, Any], certificate: Mapping[str, Any], key: Mapping[str, Any], *, now: str
+) -> Iterator[str]:
+    """Judge a pair by what openssl printed about each."""
+    path = tls["certificate"]
+    for name, said in ((path, certificate), (tls["key"], key)):
+        if said["rc"] != 0:
+            yield "openssl cannot read %s: %s" % (name, (said["stderr"].splitlines() or ["no reason given"])[0])
+    if certificate["rc"] != 0 or key["rc"] != 0:
+        return
+    if key["stdout"].strip() not in certificate["stdout"]:
+        yield "Certificate %s does not belong to key %s. Name the pair that was issued together." % (path, tls["key"])
+    today = datetime.datetime.fromisoformat(now.replace("Z", "+00:00")).replace(tzinfo=None)
+    for field, sign, words in (("notAfter", -1, "expired on"), ("notBefore", 1, "is not valid before")):
+        date = re.findall(field + "=(.*)", certificate["stdout"])[0]
+        moment = datetime.datetime.strptime(date, "%b %d %H:%M:%S %Y GMT")
+        if (moment - today).total_seconds() * sign > 0:
+            yield "Certificate %s %s %s. Renew it first." % (path, words, date)
+
+
+def _auth_problems(
+    choices: Mapping[str, Any], *, auth: str, release: Version, secrets: Mapping[str, str | None]
+) -> Iterator[str]:
     if auth == "query":
-        for name in ("user", "schema"):
-            if not IDENTIFIER.match(str(wish["auth_options"][name])):
-                yield "pgbouncer_auth_%s is %r; give a plain name (a-z, 0-9, _)." % (name, wish["auth_options"][name])
-        if not wish["server_tls"]["cert_file"] and not str(wish["auth_options"]["host"]).startswith("/"):
+        if release < AUTH_DBNAME:
             yield (
-                "pgbouncer_auth is query and pgbouncer_server_tls_cert_file is empty: PgBouncer could log in as %s only"
-                " with a plain-text password on disk. Give it a client certificate with that name, or set pgbouncer_auth"
-                " to userlist and name the roles in pgbouncer_users." % wish["auth_options"]["user"]
+                "pgbouncer_auth is query, but PgBouncer %s has no auth_dbname (%s has): its look-ups would hold "
+                "sessions of the live database, and a swap of names would wait for them. Set pgbouncer_auth to "
+                "userlist and name the roles in pgbouncer_users." % (_dot(release), _dot(AUTH_DBNAME))
             )
-    elif not wish["users"]:
-        yield "pgbouncer_users is empty: without auth_query, only roles that are named there can log in."
-    if auth == "userlist":
-        for role, secret in (secrets or {}).items():
-            if re.search(r"[\r\n]", role):
-                yield "pgbouncer_users: %r has a line break." % role
-            if secret is None or not SCRAM.match(secret):
-                yield (
-                    "The server holds no SCRAM secret for role %s: it is missing there, has no password, or its password"
-                    " was set while password_encryption was md5. Set its password again." % role
-                )
-    if wish["replication_of_auth"] and not tls:
-        yield "never"
+        for name in ("user", "schema"):
+            if not IDENTIFIER.match(str(choices["auth_" + name])):
+                yield "pgbouncer_auth_%s is %r; give a plain name (a-z, 0-9, _)." % (name, choices["auth_" + name])
+        if not choices["server_tls"]["certificate"] and not str(choices["server_host"]).startswith("/"):
+            yield (
+                "pgbouncer_auth is query and pgbouncer_server_tls_certificate is empty: PgBouncer could log in as %s "
+                "only with a plain-text password on disk. Give it a client certificate of that name, or set "
+                "pgbouncer_auth to userlist and name the roles in pgbouncer_users." % choices["auth_user"]
+            )
+        return
+    if not choices["users"]:
+        yield (
+            "pgbouncer_users is empty, and without auth_query (PgBouncer %s, pgbouncer_auth %s) only the roles that it "
+            "names can log in." % (_dot(release), choices["auth"])
+        )
+    for role, secret in secrets.items():
+        if "\n" in role:
+            yield "pgbouncer_users: %r has a line break." % role
+        if secret is None or not SCRAM.match(secret):
+            yield (
+                "The server holds no SCRAM secret for role %r: it is missing there, has no password, or its password "
+                "was set while password_encryption was md5. Create the role, or set its password again." % role
+            )
 
 
-def _tls_problem(side: str, tls: Mapping[str, Any]) -> str | None:
-    return None
+def _instance_problems(instance: Mapping[str, Any], choices: Mapping[str, Any], release: Version) -> Iterator[str]:
+    name = str(instance["name"])
+    if not INSTANCE.match(name) or name == "tls":
+        yield "pgbouncer_instances: %r is no name for an instance (a-z, 0-9, _ and -, at most 31; not tls)." % name
+    for setting, value in {**choices["settings"], **(instance.get("settings") or {})}.items():
+        if setting not in SINCE:
+            words = "PgBouncer has no setting %s." % setting
+        elif setting in FIXED:
+            words = "%s is not among the settings: %s." % (setting, FIXED[setting])
+        elif release < SINCE[setting]:
+            words = "PgBouncer %s has no setting %s; %s has." % (_dot(release), setting, _dot(SINCE[setting]))
+        elif release >= GONE_IN.get(setting, (9, 9)):
+            words = "PgBouncer %s has no setting %s any more." % (_dot(release), setting)
+        elif "\n" in str(value):
+            words = "the value of %s has a line break." % setting
+        else:
+            continue
+        yield "Instance %s: %s" % (name, words)
 
 
-def _settings(*args: Any, **kwargs: Any) -> Any: ...
+def _database_problems(databases: Sequence[Mapping[str, Any]], release: Version) -> Iterator[str]:
+    names = [str(entry.get("name", "")) for entry in databases]
+    if not names:
+        yield "pgbouncer_databases is empty: name the databases that clients may use."
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield "pgbouncer_databases names %r twice." % name
+    for name, entry in zip(names, databases):
+        if name in (CONSOLE, AUTH_ENTRY):
+            yield "pgbouncer_databases: the name %s is taken by PgBouncer itself." % name
+        elif name == "*":
+            yield "pgbouncer_databases: * would let clients into every database, retired ones too; name them."
+        elif not PLAIN_NAME.match(name) and (release < QUOTED_NAMES or not name or re.search(r"['\n]", name)):
+            yield (
+                "pgbouncer_databases: PgBouncer %s takes no entry named %r. Give it a name of letters, digits, dot, "
+                "dash and underscore, and the real name as dbname." % (_dot(release), name)
+            )
+        for key, value in entry.items():
+            if key in ("user", "password"):
+                yield "pgbouncer_databases, %s: no %s here; clients log in as themselves." % (name, key)
+            elif key != "name" and release < DATABASE_KEYS.get(key, (9, 9)):
+                yield "pgbouncer_databases, %s: PgBouncer %s knows no %s there." % (name, _dot(release), key)
+            elif str(value) == "" or "\n" in str(value):
+                yield "pgbouncer_databases, %s: %s is empty or has a line break." % (name, key)
+
+
+def _swap_problems(name: str, settings: Mapping[str, Any], choices: Mapping[str, Any]) -> Iterator[str]:
+    """What a swap of names relies on: clients outlast its pause, and servers are back at once after it."""
+    pause = float(choices["max_pause_s"])
+    wait, retry = (_seconds(settings[key]) for key in ("query_wait_timeout", "server_login_retry"))
+    if wait is not None and 0 < wait < 2 * pause:
+        yield (
+            "Instance %s: query_wait_timeout is %g s, and a swap may pause for %g s: clients that wait would be "
+            "disconnected. Set it to %g or more." % (name, wait, pause, 2 * pause)
+        )
+    if retry is not None and retry > 1:
+        yield (
+            "Instance %s: server_login_retry is %g s: clients would wait that long after a pause that interrupts a "
+            "login of PgBouncer. Set it to 1 or less." % (name, retry)
+        )
+
+
+def _seconds(value: Any) -> float | None:
+    try:
+        return float(value)
+    except ValueError:
+        return None  # PgBouncer itself refuses it in the trial
+
+
+def _descriptor_problems(
+    name: str, settings: Mapping[str, Any], databases: Sequence[Mapping[str, Any]], choices: Mapping[str, Any]
+) -> Iterator[str]:
+    """Compare the sizes with the limit of the unit, counted as check_limits() in PgBouncer's main.c does."""
+    try:
+        pools = sum(int(entry.get("pool_size", settings["default_pool_size"])) for entry in databases)
+        needed = int(settings["max_client_conn"]) + pools * max(1, len(choices["users"])) + 64
+    except ValueError:
+        return
+    if needed > int(choices["open_files"]):
+        yield (
+            "Instance %s may open %d files, and pgbouncer_open_files allows %s: raise it, or lower max_client_conn or "
+            "the pool sizes." % (name, needed, choices["open_files"])
+        )
+
+
+def _host_problems(planned: Sequence[Mapping[str, Any]], state: Mapping[str, Any]) -> Iterator[str]:
+    for key, what in (("name", "name"), ("listen_port", "port")):
+        values = [plan[key] for plan in planned]
+        for value in sorted({value for value in values if values.count(value) > 1}, key=str):
+            yield "pgbouncer_instances has two instances with the %s %s." % (what, value)
+    if state.get("foreign"):
+        yield (
+            "pgbouncer.service of the distribution runs with a configuration of its own. Move what it serves to an "
+            "instance of this role, then: systemctl disable --now pgbouncer.service"
+        )
+    active = list(state.get("active") or [])
+    ports = {name: _value(text, "listen_port") for name, text in (state.get("current") or {}).items() if name in active}
+    for plan in planned:
+        own = plan["name"] in active and ports.get(plan["name"]) == str(plan["listen_port"])
+        others = [name for name, port in ports.items() if name != plan["name"] and port == str(plan["listen_port"])]
+        if others:
+            yield "Instance %s: port %s belongs to instance %s, which runs." % (
+                plan["name"],
+                plan["listen_port"],
+                others[0],
+            )
+        elif not own and not state.get("foreign") and plan["listen_port"] in (state.get("listening") or []):
+            yield "Instance %s: something else listens on port %s. Stop it, or choose another port." % (
+                plan["name"],
+                plan["listen_port"],
+            )
+    for name in state.get("paused") or []:
+        yield (
+            "Instance %s is paused: a swap is under way, and a reload now would break new clients. Wait for it; if "
+            "none runs, RESUME on its console." % name
+        )
+
+
+def _value(text: str, setting: str) -> str:
+    found = re.search(r"^%s = (.*)$" % setting, text, flags=re.MULTILINE)
+    return found.group(1) if found else ""
+
+
+def _notes(name: str, settings: Mapping[str, Any], choices: Mapping[str, Any], release: Version) -> Iterator[str]:
+    for setting in choices["sizes"]:
+        if release < SINCE[setting]:
+            yield "PgBouncer %s does not know %s (%s does): it is left out." % (
+                _dot(release),
+                setting,
+                _dot(SINCE[setting]),
+            )
+    if settings["pool_mode"] == "session":
+        yield "Instance %s pools sessions: the pause of a swap waits until its clients disconnect." % name
+
+
+# The files
+
+
+def _tls_files(choices: Mapping[str, Any], root: str) -> list[dict[str, Any]]:
+    """List the TLS files with their place on the host."""
+    return [
+        {
+            "side": side,
+            "what": what,
+            "source": str(choices[side][what]),
+            "path": str(choices[side][what]) if choices["tls_on_host"] else "%s/tls/%s.%s" % (root, side, what),
+        }
+        for side in SIDES
+        for what in TLS_FILES
+        if choices[side]["mode"] != "disable" and choices[side][what]
+    ]
+
+
+def _shared_settings(
+    choices: Mapping[str, Any],
+    *,
+    auth: str,
+    release: Version,
+    directory: str,
+    tls_paths: Mapping[tuple[str, str], str],
+) -> dict[str, Any]:
+    settings: dict[str, Any] = {
+        "unix_socket_mode": "0700",
+        "auth_type": "hba",
+        "auth_hba_file": directory + "/hba.conf",
+        "auth_file": directory + "/userlist.txt",
+    }
+    if auth == "query":
+        settings["auth_user"] = choices["auth_user"]
+        # Names with their schema and no operator: nothing in it depends on anybody's search_path.
+        settings["auth_query"] = "SELECT user_name, secret FROM %s.lookup($1)" % choices["auth_schema"]  # noqa: S608
+        settings["auth_dbname"] = AUTH_ENTRY
+    for side in SIDES:
+        settings[side + "_sslmode"] = choices[side]["mode"]
+        if choices[side]["mode"] != "disable":
+            settings[side + "_protocols"] = ",".join(choices["tls_protocols"])
+        for what, setting in zip(TLS_FILES, ("_cert_file", "_key_file", "_ca_file")):
+            if (side, what) in tls_paths:
+                settings[side + setting] = tls_paths[side, what]
+    return {**settings, **{name: value for name, value in choices["sizes"].items() if release >= SINCE[name]}}
+
+
+def _lines(settings: Mapping[str, Any], sums: Mapping[str, str]) -> str:
+    """Lines of the file; the checksum of a file is a comment, so that a renewed certificate is a change."""
+    lines = []
+    for name in sorted(settings):
+        value = settings[name]
+        lines.append("%s = %s\n" % (name, int(value) if isinstance(value, bool) else value))
+        if str(value) in sums:
+            lines.append("; %s holds sha256:%s\n" % (name, sums[str(value)]))
+    return "".join(lines)
+
+
+def _differing(before: str, after: str) -> list[str]:
+    """Return the settings that differ between two texts; a renewed file counts as its setting."""
+    pairs = (set(re.findall(r"^(?:; )?(\w+) (?:=|holds) ?(.*)$", text, flags=re.MULTILINE)) for text in (before, after))
+    return sorted({name for name, _value in set.symmetric_difference(*pairs)})
+
+
+def _entry(entry: Mapping[str, Any], choices: Mapping[str, Any]) -> str:
+    values = {"host": choices["server_host"], "port": choices["server_port"], "dbname": entry.get("name"), **entry}
+    return " ".join("%s=%s" % (key, _quoted(value)) for key, value in values.items() if key != "name")
+
+
+def _quoted(value: Any) -> str:
+    """A value of a connection string, as cstr_get_value() in PgBouncer's loader.c reads it."""
+    text = str(value)
+    return text if re.match(r"[A-Za-z0-9_.:/,-]+\Z", text) else "'%s'" % text.replace("'", "''")
+
+
+def _entry_name(name: str, release: Version) -> str:
+    return name if PLAIN_NAME.match(name) or release < QUOTED_NAMES else "'%s'" % name
+
+
+def _hba(choices: Mapping[str, Any]) -> str:
+    kind = "host" if choices["client_tls"]["mode"] == "disable" else "hostssl"
+    lines = ["# %s" % HEADER, "# The first rule that matches decides; where none does, the login is rejected."]
+    for name in (CONSOLE, AUTH_ENTRY):
+        lines += ["host %s all %s reject" % (name, everywhere) for everywhere in ("0.0.0.0/0", "::/0")]
+    lines += ["%s all all %s scram-sha-256" % (kind, _network(network)) for network in choices["client_networks"]]
+    return "\n".join([*lines, *map(str, choices["hba_rules"])]) + "\n"
+
+
+def _network(network: Any) -> str:
+    """A network with its mask, which PgBouncer demands; what is none is left for the refusal to name."""
+    try:
+        return str(ipaddress.ip_network(str(network)))
+    except ValueError:
+        return str(network)
+
+
+def _userlist(secrets: Mapping[str, str | None]) -> str:
+    pairs = ((role, secrets[role] or "") for role in sorted(secrets))
+    return "".join('"%s" "%s"\n' % (role.replace('"', '""'), secret) for role, secret in pairs)
