@@ -1,3 +1,6 @@
+# Copyright: Holdfast maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """What the role postgres is asked for: every cluster with all that its files say."""
 
 from __future__ import annotations
@@ -165,6 +168,9 @@ def _base_settings(plan: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict
         settings["ssl_min_protocol_version"] = defaults["tls_min_version"]
         if defaults.get("tls_ca"):
             settings["ssl_ca_file"] = defaults["tls_ca"] if on_host else conf_dir + "/ca.crt"
+    if plan["locale"].split(".")[0] in ("C", "POSIX"):
+        # What initdb chooses for these locales; a copied standby has no file of initdb's.
+        settings["default_text_search_config"] = "pg_catalog.english"
     if plan["replica"]:
         settings["primary_conninfo"] = conninfo(plan, defaults)
         settings["primary_slot_name"] = defaults["replication_slot"]

@@ -59,6 +59,11 @@ def postgres_problems(
                         "Clusters %s and %s share the %s %s. Give each its own."
                         % (other["id"], cluster["id"], what, cluster[key])
                     )
+    problems += [
+        "Role %s: community.postgresql cannot write names with a double quote or a percent sign. Choose another." % name
+        for name in defaults["role_names"]
+        if re.search('["%]', str(name))
+    ]
     problems += memory_problems(plan, facts=facts, defaults=defaults)
     problems += _tls_problems(plan, defaults=defaults, certificate=state.get("certificate") or {})
     return problems
