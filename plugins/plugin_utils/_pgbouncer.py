@@ -23,6 +23,10 @@ NEWEST: Version = (1, 26)
 #: From this version an auth_query has a database of its own; before, it holds a session of the database that a
 #: client asks for, and a rename of that database waits for it.
 AUTH_DBNAME: Version = (1, 19)
+#: From this version the console tells a pause of everything; before, only the pause of one database.
+SHOW_STATE: Version = (1, 19)
+#: The last two columns of SHOW DATABASES are paused and disabled in every version.
+PAUSED = re.compile(r"\|1\|[01]$|^(?:paused|suspended)\|yes$", re.MULTILINE)
 #: From this version a database entry may have any name; before, the parser of the file takes only these characters.
 QUOTED_NAMES: Version = (1, 26)
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_.-]+\Z")
@@ -142,14 +146,15 @@ def pgbouncer_plan(
 
     `choices` are the variables of the role without their prefix; `version` is what PgBouncer or apt says of itself.
     `state` is what was found, each part missing where nobody could look: ``files`` (sha256 of the files that are there,
-    by path), ``current`` (text of ``start.ini`` by instance), ``active`` (instances that run), ``paused`` (instances
-    with a paused database), ``listening`` (ports), ``foreign`` (whether the service of the distribution runs),
+    by path), ``current`` (text of ``start.ini`` by instance), ``active`` (instances that run), ``listening``
+    (ports), ``foreign`` (whether the service of the distribution runs),
     ``secrets`` (SCRAM secrets of ``users``; None for those that have none), ``missing`` and ``checksums`` (of the TLS
-    files, by path), ``openssl`` (results of the plan's commands) and ``now`` (ISO 8601). With `trial_dir` all files
+    files, by path), ``consoles`` and ``openssl`` (results of the plan's commands) and ``now``
+    (ISO 8601). With `trial_dir` all files
     belong into it, and PgBouncer listens on a socket in there only.
 
-    The plan has ``problems`` and ``notes`` (sentences), ``auth`` (``query`` or ``userlist``), ``version``, ``openssl``
-    (commands whose output belongs into `state`),
+    The plan has ``problems`` and ``notes`` (sentences), ``auth`` (``query`` or ``userlist``), ``version``, ``consoles``
+    and ``openssl`` (commands whose output belongs into `state`),
     ``tls_files`` (``source`` on the controller and ``path`` on the host), ``paths`` (of all TLS files on the host, by
     side and kind), ``differing`` (paths of files that are not there as planned) and ``instances``: each with ``name``,
     ``directory``, ``listen_port``, ``socket_dir``, ``files`` (text by name) and ``restart_for`` (settings that are read
@@ -240,6 +245,7 @@ def pgbouncer_plan(
             for file, text in plan["files"].items()
             if (state.get("files") or {}).get("%s/%s" % (plan["directory"], file)) != _sha256(text)
         ],
+        "consoles": list(_consoles(choices, state, release)),
         "openssl": list(_openssl(choices, state.get("missing") or [])),
         "paths": {side: {what: paths[side, what] for what in TLS_FILES if (side, what) in paths} for side in SIDES},
         "tls_files": [item for item in tls_files if item["source"] != item["path"]],
@@ -517,11 +523,24 @@ def _host_problems(planned: Sequence[Mapping[str, Any]], state: Mapping[str, Any
                 plan["name"],
                 plan["listen_port"],
             )
-    for name in state.get("paused") or []:
+    for said in state.get("consoles") or []:
+        if not PAUSED.search(said["stdout"]):
+            continue
         yield (
             "Instance %s is paused: a swap is under way, and a reload now would break new clients. Wait for it; if "
-            "none runs, RESUME on its console." % name
+            "none runs, RESUME on its console." % said["item"]["name"]
         )
+
+
+def _consoles(choices: Mapping[str, Any], state: Mapping[str, Any], release: Version) -> Iterator[dict[str, Any]]:
+    """The commands that ask each instance that runs what is paused."""
+    questions = ["SHOW DATABASES", *(["SHOW STATE"] if release >= SHOW_STATE else [])]
+    for name in state.get("active") or []:
+        port = _value(state["current"][name], "listen_port")
+        argv = ["runuser", "--user=%s" % choices["system_user"], "--", "psql", "--no-psqlrc", "--no-align"]
+        argv += ["--host=%s/%s" % (choices["runtime_dir"], name), "--port=%s" % port]
+        argv += ["--username=pgbouncer", "--dbname=pgbouncer", *("--command=%s" % text for text in questions)]
+        yield {"name": name, "argv": argv}
 
 
 def _value(text: str, setting: str) -> str:
