@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule, env_fallback
 
-from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection import Server
+from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection import SECRET_PARAMETERS, Server
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
 
 try:
@@ -62,7 +62,12 @@ def server_from(params: Mapping[str, Any]) -> Server:
 
 @contextlib.contextmanager
 def failures_reported(module: AnsibleModule) -> Iterator[None]:
-    """End the module with ``msg``, ``code`` and ``hint`` when the block raises `HoldfastError` or a driver error."""
+    """End the module with ``msg``, ``code`` and ``hint`` when the block raises `HoldfastError` or a driver error.
+
+    Secrets among ``connect_params`` are masked in whatever the module answers, as ``login_password`` is.
+    """
+    given = module.params.get("connect_params") or {}
+    module.no_log_values.update(str(given[name]) for name in SECRET_PARAMETERS if given.get(name))
     try:
         yield
     except HoldfastError as exc:

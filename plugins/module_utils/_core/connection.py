@@ -34,6 +34,9 @@ else:
 #: (https://www.postgresql.org/docs/current/sql-syntax-lexical.html).
 MAX_IDENTIFIER_BYTES = 63
 
+#: Parameters of libpq that are secrets: they are never in a command line, and never shown.
+SECRET_PARAMETERS = ("password", "sslpassword")
+
 # What the server says before a session exists; it has no SQLSTATE that libpq would pass on.
 NO_DATABASE = re.compile(r'database ".*" does not exist', re.DOTALL)
 LOGIN_REFUSED = re.compile(
@@ -122,7 +125,8 @@ class Server:
     def conninfo(self, database: str, **overrides: Any) -> str:
         """Return a libpq connection string without a password, safe for any name and fit for ``--dbname=``."""
         parameters = self.parameters(database, **overrides)
-        parameters.pop("password", None)
+        for secret in SECRET_PARAMETERS:
+            parameters.pop(secret, None)
         return " ".join("%s='%s'" % (k, re.sub(r"([\\'])", r"\\\1", v)) for k, v in parameters.items())
 
     def connect(
@@ -216,8 +220,9 @@ def connect_failure(message: str, *, database: str, server: Server) -> HoldfastE
     """Return the error for libpq's ``message`` about a failed connection attempt."""
     where = "%s port %s" % (server.host or "the local socket", server.port or 5432)
     reason = " ".join(message.split())
-    if server.password:
-        reason = reason.replace(server.password, "********")
+    for secret in (server.password, *(server.connect_params.get(name) for name in SECRET_PARAMETERS)):
+        if secret:
+            reason = reason.replace(secret, "********")
     if re.search(NO_DATABASE, message):
         return HoldfastError(
             code="database_not_found",

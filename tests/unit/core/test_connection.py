@@ -41,6 +41,13 @@ def test_hostile_names_survive_the_connection_string(name: str) -> None:
     assert conninfo.startswith("dbname='")
 
 
+def test_secrets_among_connect_params_stay_out_of_command_lines_and_messages() -> None:
+    server = Server(connect_params={"password": "hunter2", "sslpassword": "hunter3", "sslcrl": "/crl"})
+    assert "hunter" not in server.conninfo("db") and "/crl" in server.conninfo("db")
+    failure = connect_failure("role hunter2 and key hunter3", database="db", server=server)
+    assert "hunter" not in failure.msg
+
+
 def test_conninfo_and_repr_never_hold_the_password() -> None:
     server = Server(host="h", password="hunter2", connect_params={"password": "hunter3", "application_name": "x"})
     assert "hunter" not in server.conninfo("db")
