@@ -24,13 +24,15 @@ def rollback_plan(
     side_database: str | None = None,
     archive: str | None = None,
     archives: Sequence[Mapping[str, Any]] | None = None,
+    running: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return what an undo of ``live`` would use and cost.
 
     ``live`` and ``databases`` are entries of pg_database_info (``live`` with ``write_counters``, and ``deployments``,
     which decide where they are known: what the database itself names is there to be undone, and nothing else is);
     ``rollback_points`` come from the ledger, newest first; ``archives`` from pg_backup_info, or None when nobody
-    looked yet. The plan has ``strategy`` (``clone``, ``archive`` or ``none``), ``deployment_id``,
+    looked yet. ``running`` are the ids of deployments that were never closed: what they are doing is in no history yet,
+    and an undo stops them. The plan has ``strategy`` (``clone``, ``archive`` or ``none``), ``deployment_id``,
     ``side_database``, ``side_oid``, ``archive``, ``taken_at``, ``schema_version``, ``expected_s`` (seconds, or None),
     ``writes`` (see `writes_since`), ``left_behind`` (the same as a sentence), ``skipped`` (what was passed over, and
     why), ``needs_archives`` (True when the archives must be listed first), ``sentence``, and ``point``, which of the
@@ -49,21 +51,32 @@ def rollback_plan(
             **_none([done % (serving.get("deployment_id"), live["name"])]),
             "point": {**serving, "state": "used"},
         }
-    return _newest_way_back(live, databases, rollback_points, strategy, archives)
+    return _newest_way_back(
+        live,
+        databases=databases,
+        rollback_points=rollback_points,
+        strategy=strategy,
+        archives=archives,
+        running=running,
+    )
 
 
 def _newest_way_back(
     live: Mapping[str, Any],
+    *,
     databases: Sequence[Mapping[str, Any]],
     rollback_points: Sequence[Point],
     strategy: str,
     archives: Sequence[Mapping[str, Any]] | None,
+    running: Sequence[str],
 ) -> dict[str, Any]:
     skipped: list[str] = []
     deployed = live.get("deployments")
-    standing = _standing(live, rollback_points, skipped, deployed)
+    held = None if deployed is None else {*running, *(d["id"] for d in deployed)}
+    standing = _standing(live, rollback_points, skipped, held)
     newest: Point | None = standing[0] if standing else None
-    if deployed:
+    stopping = newest is not None and newest.get("deployment_id") in running
+    if deployed and not stopping:
         newest = _point_of(deployed[0], standing)
         if strategy == "auto" and newest not in standing:
             standing = []
@@ -71,7 +84,9 @@ def _newest_way_back(
         found = _newest_clone(standing, databases, skipped, older_ones=strategy == "clone")
         if found is not None:
             return _by_clone(live, found[0], found[1], rollback_points, skipped)
-    if strategy == "clone" or (strategy == "auto" and _nothing_to_undo(live, rollback_points, skipped)):
+    if strategy == "clone" or (
+        strategy == "auto" and not stopping and _nothing_to_undo(live, rollback_points, skipped)
+    ):
         return _none(skipped)
     if archives is None:
         return {**_none(skipped), "needs_archives": True}
@@ -160,7 +175,7 @@ def _standing(
     live: Mapping[str, Any],
     points: Sequence[Point],
     skipped: list[str],
-    deployed: Sequence[Mapping[str, Any]] | None,
+    held: set[str] | None,
 ) -> list[Point]:
     """Return the rollback points, newest first, of deployments that the live database still carries."""
     undone = _undone(points)
@@ -173,7 +188,7 @@ def _standing(
                 "deployment %s was made on another database than %s is now" % (point.get("deployment_id"), live["name"])
             )
             continue
-        if deployed is not None and point.get("deployment_id") not in {d["id"] for d in deployed}:
+        if held is not None and point.get("deployment_id") not in held:
             reason = "%s holds nothing of deployment %s" % (live["name"], point.get("deployment_id"))
             if reason not in skipped:
                 skipped.append(reason)

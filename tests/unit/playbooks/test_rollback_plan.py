@@ -207,6 +207,30 @@ def test_deployment_of_which_the_database_holds_nothing_is_passed_over() -> None
     )  # no history to go by
 
 
+def test_deployment_that_is_still_migrating_is_what_an_undo_stops() -> None:
+    points = [
+        clone("d2", live_oid=10, side_oid=12, taken_at="2026-01-02"),
+        clone("d1", live_oid=10, side_oid=11, taken_at="2026-01-01"),
+    ]
+    databases = [LIVE, database("bank_before_d1", 11), database("bank_before_d2", 12)]
+    live = {**LIVE, "deployments": deployed("d1")}
+    plan = rollback_plan(live, databases=databases, rollback_points=points, running=["d2"])
+    assert plan["side_database"] == "bank_before_d2"
+    # One that was killed long ago is older than what the history names.
+    live = {**LIVE, "deployments": deployed("d2")}
+    plan = rollback_plan(live, databases=databases, rollback_points=points, running=["d1"])
+    assert plan["side_database"] == "bank_before_d2"
+    # Without a clone, its archive; never that of the deployment before.
+    points[0] = {**points[0], "kind": "archive", "side_database": None, "side_oid": None}
+    archives = [
+        {"id": "d2", "path": "/b/d2", "status": "good", "snapshot_at": "2026-01-02"},
+        {"id": "d1", "path": "/b/d1", "status": "good", "snapshot_at": "2026-01-01"},
+    ]
+    live = {**LIVE, "deployments": deployed("d1")}
+    plan = rollback_plan(live, databases=databases, rollback_points=points, running=["d2"], archives=archives)
+    assert plan["archive"] == "/b/d2"
+
+
 def test_without_a_ledger_the_history_tells_which_archive_is_from_before() -> None:
     archives = [
         {"id": "night", "path": "/b/night", "status": "good", "snapshot_at": "2026-01-03T00:00:00Z"},
