@@ -131,6 +131,10 @@ unit: dev ## Unit tests [ARGS="-k ..."]
 integration: prerequisites dev ## Integration tests against real servers [ARGS="-k ..."]
 	$(PYTEST) -n 2 --dist loadfile tests/integration $(ARGS)
 
+.PHONY: molecule
+molecule: dev ## Roles on booted systemd hosts: the scenario default (as root) [ARGS="--destroy=never"]
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" .ci/molecule default -- $(ARGS)
+
 .PHONY: bench
 bench: setup ## Measure against the usual commands: a table, and JSON in benchmarks/results [ARGS="..."]
 	.venv/bin/python benchmarks/run.py $(ARGS)
