@@ -166,6 +166,7 @@ def pgbouncer_plan(
     notes: list[str] = []
     if release < OLDEST:
         problems.append("PgBouncer %s is older than %s, the oldest that is supported." % (_dot(release), _dot(OLDEST)))
+        release = OLDEST
     if release > NEWEST:
         notes.append("PgBouncer %s is newer than %s, the newest that was tested." % (_dot(release), _dot(NEWEST)))
     auth = str(choices["auth"])
