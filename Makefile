@@ -23,7 +23,7 @@ export LC_ALL := C.UTF-8
 help: ## List the commands
 	@awk 'BEGIN { FS = ":.*## " } \
 	  /^##@/ { printf "\n%s\n", substr($$0, 5) } \
-	  /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	  /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: setup
 setup: ## Create .venv with everything that runs, unless it is there
@@ -133,7 +133,7 @@ integration: prerequisites dev ## Integration tests against real servers [ARGS="
 
 .PHONY: molecule
 molecule: dev ## Roles on booted systemd hosts: the scenario default (as root) [ARGS="--destroy=never"]
-	@PATH="$(CURDIR)/.venv/bin:$$PATH" .ci/molecule default -- $(ARGS)
+	@.ci/molecule default -- $(ARGS)
 
 .PHONY: bench
 bench: setup ## Measure against the usual commands: a table, and JSON in benchmarks/results [ARGS="..."]
