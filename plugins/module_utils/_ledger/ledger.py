@@ -204,8 +204,9 @@ def record_deployment(
     """Do what the options of the module say and return the keys of its result.
 
     While the ledger's database cannot be reached or written, the record goes to the journal and the answer carries a
-    warning. Where there is no journal either, and ``must_record`` is false, nothing is recorded. Raises `HoldfastError`: ``option_invalid``, ``target_exists``, ``deployment_running``,
-    ``deployment_not_found``, and ``ledger_unavailable`` where there is no journal either.
+    warning. Where there is no journal either, and ``must_record`` is false, nothing is recorded. Raises
+    `HoldfastError`: ``option_invalid``, ``target_exists``, ``deployment_running``, ``deployment_not_found``, and
+    ``ledger_unavailable`` where there is no journal either.
     """
     require_driver()
     state = options["state"]

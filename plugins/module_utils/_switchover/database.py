@@ -501,8 +501,8 @@ def databases_info(
     """Return the facts of ``databases`` (by default of all but the templates) and of their server.
 
     With ``write_counters`` writes are counted in all of them, else in those of ``write_counters_of``, which takes a
-    connection into each; with ``history_table`` their `read_deployments` are told, too. Names without a database are listed in ``missing``; a database that vanishes meanwhile is
-    left out.
+    connection into each; with ``history_table`` their `read_deployments` are told, too. Names without a database are
+    listed in ``missing``; a database that vanishes meanwhile is left out.
     """
     with server.session(server.maintenance_db, application_name="holdfast info") as connection:
         prepare_session(connection)
