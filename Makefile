@@ -131,6 +131,10 @@ unit: dev ## Unit tests [ARGS="-k ..."]
 integration: prerequisites dev ## Integration tests against real servers [ARGS="-k ..."]
 	$(PYTEST) -n 2 --dist loadfile tests/integration $(ARGS)
 
+.PHONY: faults
+faults: dev ## Kills and outages in the middle of an undo [ARGS="-k ..."]
+	$(PYTEST) tests/faults $(ARGS)
+
 .PHONY: molecule
 molecule: dev ## Roles on booted systemd hosts: the scenario default (as root) [ARGS="--destroy=never"]
 	@.ci/molecule default -- $(ARGS)
