@@ -72,7 +72,7 @@ def postgres_problems(
 def _directories(state: Mapping[str, Any]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for path in state.get("paths") or []:
-        directory, _, name = str(path).rpartition("/")
+        directory, _slash, name = str(path).rpartition("/")
         found.setdefault(directory, []).append(name)
     return found
 

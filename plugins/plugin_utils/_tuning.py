@@ -27,9 +27,9 @@ def size_bytes(value: Any, *, unit: str = "") -> int:
     number, named = match.groups()
     if named:
         return int(float(number) * _UNITS[named])
-    blocks = re.match(r"([0-9]*)(.*)", unit)
-    assert blocks is not None
-    return int(float(number) * int(blocks.group(1) or 1) * _UNITS[blocks.group(2)])
+    name = unit.lstrip("0123456789")
+    blocks = unit[: len(unit) - len(name)]
+    return int(float(number) * int(blocks or 1) * _UNITS[name])
 
 
 def as_size(value: float) -> str:
