@@ -677,7 +677,7 @@ def _take(plan: _Plan) -> dict[str, Any]:
         }
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                with archives.draft(directory, plan.id, owner=owner) as draft:
+                with _no_session_outlives(plan), archives.draft(directory, plan.id, owner=owner) as draft:
                     manifest = _fill(plan, draft, warnings)
                     draft.publish()
                 break
@@ -689,6 +689,18 @@ def _take(plan: _Plan) -> dict[str, Any]:
         raise archives.storage_failure(exc, plan.directory) from exc
     state = archives.examine(os.path.join(directory, plan.id), verify="none")
     return dict(state.as_dict(), status="good", **{"warnings": list(manifest.warnings)})
+
+
+@contextlib.contextmanager
+def _no_session_outlives(plan: _Plan) -> Iterator[None]:
+    """End the sessions of a run that fails: the server goes on with the query of a program that was ended."""
+    try:
+        yield
+    except BaseException:
+        # The failure is what matters, and a server that cannot be reached holds nothing of ours for long.
+        with contextlib.suppress(HoldfastError, psycopg2.Error):
+            end_sessions(server=plan.server, application_name=plan.application_name)
+        raise
 
 
 def _lost_a_lock(exc: Exception) -> bool:
