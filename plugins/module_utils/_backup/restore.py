@@ -48,6 +48,12 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._core.properties
     property_differences,
     read_properties,
 )
+from ansible_collections.holdfast.postgres.plugins.module_utils._core.unfinished import (
+    BUILD_LOCK,
+    MARK,
+    abandoned_restores,
+    lock_number,
+)
 
 try:
     import psycopg2
@@ -60,12 +66,7 @@ if TYPE_CHECKING:
 else:
     Connection = Any
 
-#: Under this name a database is being built; the comment of such a database is its `_Marker`.
-BUILDING = re.compile(r"\.restoring-([0-9a-f]{8})\Z")
-
-#: First keys of the session-level advisory locks, held in the maintenance database: one for a database that is being
-#: built, by the number in its name, one for a target name, by its hash.
-BUILD_LOCK = 0x48465242
+#: First key of a session-level advisory lock, held in the maintenance database: for a target name, by its hash.
 TARGET_LOCK = 0x48465254
 
 #: Nothing that was loaded counts before the one transaction at the end, whose commit is synchronous and thereby makes
@@ -79,19 +80,6 @@ NOT_COMPARED = ("allow_connections", "is_template", "collation_version")
 UNKNOWN_TIMEOUT = 'unrecognized configuration parameter "transaction_timeout"'
 
 INVALID_OR_PRESENT = "SELECT datconnlimit = -2 FROM pg_catalog.pg_database WHERE datname = %s"
-
-LEFT_BEHIND = """
-SELECT datname::text, pg_catalog.shobj_description(oid, 'pg_database')
-  FROM pg_catalog.pg_database
- WHERE datname ~ '\\.restoring-[0-9a-f]{8}$'
-"""
-
-HAS_OBJECTS = """
-SELECT EXISTS (SELECT FROM pg_catalog.pg_class WHERE oid >= 16384)
-    OR EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE oid >= 16384)
-    OR EXISTS (SELECT FROM pg_catalog.pg_proc WHERE oid >= 16384)
-    OR EXISTS (SELECT FROM pg_catalog.pg_largeobject_metadata)
-"""
 
 # Only sessions that this role may end; PostgreSQL itself ends its workers when a database is renamed.
 END_SESSIONS = """
@@ -448,7 +436,7 @@ def _target_claimed(maintenance: Connection, plan: _Plan) -> Iterator[None]:
                 msg="Another run is restoring into %r." % plan.database,
                 hint="Wait for it, or choose another name for the side database.",
             )
-        cursor.execute("SELECT pg_catalog.pg_advisory_lock(%s, %s)", (BUILD_LOCK, _signed(plan.number)))
+        cursor.execute("SELECT pg_catalog.pg_advisory_lock(%s, %s)", (BUILD_LOCK, lock_number(plan.number)))
     try:
         yield
     finally:
@@ -456,16 +444,8 @@ def _target_claimed(maintenance: Connection, plan: _Plan) -> Iterator[None]:
             cursor.execute("SELECT pg_catalog.pg_advisory_unlock_all()")
 
 
-def _signed(number: int) -> int:
-    return number - (1 << 32) if number >= 1 << 31 else number
-
-
 def _marker(plan: _Plan) -> str:
     return "%s %s into %r; unfinished, dropped by the next restore" % (MARK, plan.state.path, plan.database)
-
-
-#: How the comment of a database that is being built begins.
-MARK = "holdfast.postgres pg_restore:"
 
 
 def _create(plan: _Plan, maintenance: Connection) -> None:
@@ -686,36 +666,12 @@ def drop_database(maintenance: Connection, database: str) -> None:
 
 
 def _drop_left_behind(maintenance: Connection, server: Server) -> list[str]:
-    """Drop what killed runs were building, and return a sentence for each.
-
-    Such a database has a name like ours, nobody holds the advisory lock of the number in it, and it has either our
-    comment or, when its run was killed before that, neither comment nor any object.
-    """
+    """Drop what killed runs were building, and return a sentence for each."""
     notes = []
-    with maintenance.cursor() as cursor:
-        cursor.execute(LEFT_BEHIND)
-        found = cursor.fetchall()
-        for name, comment in found:
-            match = BUILDING.search(name)
-            if match is None or not (comment or MARK).startswith(MARK):
-                continue
-            key = (BUILD_LOCK, _signed(int(match.group(1), 16)))
-            cursor.execute("SELECT pg_catalog.pg_try_advisory_lock(%s, %s)", key)
-            if not only_row(cursor)[0]:
-                continue
-            try:
-                if comment is None and not _is_empty(server, name):
-                    continue
-                drop_database(maintenance, name)
-                notes.append("Database %r, left half-built by a restore that was killed, was dropped." % name)
-            except (HoldfastError, psycopg2.Error) as exc:
-                notes.append("Database %r, left half-built, cannot be dropped: %s" % (name, " ".join(str(exc).split())))
-            finally:
-                cursor.execute("SELECT pg_catalog.pg_advisory_unlock(%s, %s)", key)
+    for name in abandoned_restores(connection=maintenance, server=server):
+        try:
+            drop_database(maintenance, name)
+            notes.append("Database %r, left half-built by a restore that was killed, was dropped." % name)
+        except psycopg2.Error as exc:
+            notes.append("Database %r, left half-built, cannot be dropped: %s" % (name, " ".join(str(exc).split())))
     return notes
-
-
-def _is_empty(server: Server, database: str) -> bool:
-    with server.session(database) as connection, connection.cursor() as cursor:
-        cursor.execute(HAS_OBJECTS)
-        return not only_row(cursor)[0]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import pytest
 
 from ansible_collections.holdfast.postgres.plugins.module_utils._backup.restore import (
-    BUILDING,
     owned_by,
     restore_command,
     restore_errors,
@@ -16,6 +15,7 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._backup.restore 
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection import suffixed_name
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.process import ClientPrograms
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.properties import DatabaseProperties
+from ansible_collections.holdfast.postgres.plugins.module_utils._core.unfinished import BUILDING
 
 TIMEOUT = (
     'pg_restore: error: could not execute query: ERROR:  unrecognized configuration parameter "transaction_timeout"'
