@@ -8,6 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.lineage import (
+    lineage_of,
+    standing_points,
+    taken_before,
+    undone_deployments,
+)
+
 #: A swap of names by itself, with Ansible around it: what an undo by clone takes at any size.
 SWAP_S = 5.0
 
@@ -73,7 +80,7 @@ def _newest_way_back(
     skipped: list[str] = []
     deployed = live.get("deployments")
     held = None if deployed is None else {*running, *(d["id"] for d in deployed)}
-    standing = _standing(live, rollback_points, skipped, held)
+    standing = standing_points(live, rollback_points, skipped, held)
     newest: Point | None = standing[0] if standing else None
     stopping = newest is not None and newest.get("deployment_id") in running
     if deployed and not stopping:
@@ -128,10 +135,10 @@ def _nothing_to_undo(live: Mapping[str, Any], points: Sequence[Point], skipped: 
         return True
     # Its points are known and were passed over: that the database is another one is a reason to stop, too.
     newest = deployed[0]["id"]
-    undone = _undone(points)
+    undone = undone_deployments(points)
     return any(
         p.get("deployment_id") == newest
-        and (newest in undone or _lineage(p, live_oid=live["oid"], points=points) is None)
+        and (newest in undone or lineage_of(p, live_oid=live["oid"], points=points) is None)
         for p in points
     )
 
@@ -158,43 +165,12 @@ def _named_clone(
     return _by_clone(live, point, database, points, [])
 
 
-def _undone(points: Sequence[Point]) -> set[Any]:
-    """Return the deployments without anything to undo: undone already, or failed before they changed anything."""
-    return {p.get("deployment_id") for p in points if p.get("state") in ("used", "unneeded")}
-
-
 def _all_undone(points: Sequence[Point], skipped: list[str]) -> bool:
-    undone = _undone(points)
+    undone = undone_deployments(points)
     if points and all(p.get("deployment_id") in undone for p in points):
         skipped.append("every recorded deployment has been undone already or changed nothing")
         return True
     return False
-
-
-def _standing(
-    live: Mapping[str, Any],
-    points: Sequence[Point],
-    skipped: list[str],
-    held: set[str] | None,
-) -> list[Point]:
-    """Return the rollback points, newest first, of deployments that the live database still carries."""
-    undone = _undone(points)
-    standing = []
-    for point in points:
-        if point.get("state", "available") != "available" or point.get("deployment_id") in undone:
-            continue
-        if _lineage(point, live_oid=live.get("oid"), points=points) is None:
-            skipped.append(
-                "deployment %s was made on another database than %s is now" % (point.get("deployment_id"), live["name"])
-            )
-            continue
-        if held is not None and point.get("deployment_id") not in held:
-            reason = "%s holds nothing of deployment %s" % (live["name"], point.get("deployment_id"))
-            if reason not in skipped:
-                skipped.append(reason)
-            continue
-        standing.append(point)
-    return standing
 
 
 def _newest_clone(
@@ -225,7 +201,7 @@ def _newest_archive(
     for found in sorted(archives, key=lambda a: str(a.get("snapshot_at") or ""), reverse=True):
         if found.get("status") != "good":
             skipped.append("archive %s is %s: %s" % (found.get("id"), found.get("status"), found.get("reason")))
-        elif newest is not None and found.get("id") != newest.get("archive_id") and not _before(found, newest):
+        elif newest is not None and found.get("id") != newest.get("archive_id") and not taken_before(found, newest):
             skipped.append("archive %s was taken after the deployment began" % found.get("id"))
         else:
             return found
@@ -243,7 +219,7 @@ def writes_since(point: Point | None, *, live: Mapping[str, Any], points: Sequen
     """
     if point is None:
         return {"known": False, "reason": "no rollback point was recorded"}
-    lineage = _lineage(point, live_oid=live.get("oid"), points=points)
+    lineage = lineage_of(point, live_oid=live.get("oid"), points=points)
     if lineage is None:
         return {"known": False, "reason": "the live database is not the one that the rollback point was taken from"}
     segments: list[tuple[Counters, Counters]] = []
@@ -277,23 +253,6 @@ def _incomparable(before: Counters, after: Counters) -> str | None:
     if before["tables"] and before.get("server_started_at") != after.get("server_started_at"):
         return "the server was restarted since the rollback point and may have lost counters"
     return None
-
-
-def _lineage(point: Point, *, live_oid: Any, points: Sequence[Point]) -> list[Point] | None:
-    """Return the undone rollback points that lead from the database of ``point`` to the one that serves now."""
-    path: list[Point] = []
-    oid = point.get("live_oid")
-    used = [p for p in points if p.get("state") == "used" and p.get("side_oid")]
-    while oid != live_oid:
-        step = next(
-            (p for p in used if p.get("live_oid") == oid and p not in path and not _before(p, point, strictly=True)),
-            None,
-        )
-        if step is None:
-            return None
-        path.append(step)
-        oid = step["side_oid"]
-    return path
 
 
 def _counters(point: Point, when: str) -> Counters:
@@ -336,13 +295,6 @@ def _unusable(point: Point, databases: Sequence[Mapping[str, Any]]) -> str | Non
     if point.get("side_oid") and database.get("oid") != point.get("side_oid"):
         return "the database %s is not the clone that deployment %s made" % (name, point.get("deployment_id"))
     return None
-
-
-def _before(thing: Mapping[str, Any], point: Point, *, strictly: bool = False) -> bool:
-    """Return whether an archive or point is not newer than ``point`` (both times are ISO 8601 in UTC)."""
-    mine = str(thing.get("snapshot_at") or thing.get("taken_at") or "")
-    other = str(point.get("taken_at") or "")
-    return mine < other if strictly else mine <= other
 
 
 def _by_clone(
