@@ -33,7 +33,7 @@ def set_up(server: TestServer, directory: pathlib.Path, *arguments: str) -> subp
     inventory = directory / "hosts.json"
     host = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
     inventory.write_text(
-        json.dumps({"all": {"hosts": {"here": host}, "vars": {"holdfast_login": server.login}}}), encoding="utf-8"
+        json.dumps({"holdfast": {"hosts": {"here": host}, "vars": {"holdfast_login": server.login}}}), encoding="utf-8"
     )
     completed = run_playbook(EXAMPLE / "setup.yml", "-e", "rently_rows=2000", *arguments, inventory=inventory)
     assert completed.returncode == 0, completed.stdout + completed.stderr
