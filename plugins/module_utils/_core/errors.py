@@ -38,6 +38,7 @@ CODES: dict[str, str] = {
     "name_invalid": "A name is empty, holds a NUL byte or exceeds 63 bytes.",
     "operation_running": "Another run of the collection is working on the same database.",
     "option_invalid": "An option's value makes no sense.",
+    "pause_refused": "A pooler could not make clients wait: a transaction did not end, or it did not answer.",
     "permission_denied": "The role lacks a privilege that this action needs.",
     "program_failed": "A client program ended with an error.",
     "program_not_found": "A client program is not installed where it was looked for.",
