@@ -152,8 +152,10 @@ databases:
       description:
         - Rows written since V(stats_reset), as the server counted them, with V(stats_reset), V(server_started_at) and
           V(tables), each V(schema.table) with V(inserted), V(updated) and V(deleted). Null where nobody can connect.
-        - Two readings compare when the first two and the OID are the same. Sessions report their last writes with
-          a delay of about a second, and open transactions not at all.
+        - Two readings compare when the first two, V(stats_discarded_at) and the OID are the same. Sessions report
+          their last writes with a delay of about a second, and open transactions not at all.
+        - With V(snapshot), the transactions that had ended, V(relations), each V(schema.table) with its V(oid) and
+          V(filenode), and whether the server is V(counting) at all, an undo can tell what was written since.
       type: dict
       returned: with O(write_counters) or O(write_counters_of)
     write_counters_reason:

@@ -41,9 +41,11 @@ def rollback_plan(
     looked yet. ``running`` are the ids of deployments that were never closed: what they are doing is in no history yet,
     and an undo stops them. The plan has ``strategy`` (``clone``, ``archive`` or ``none``), ``deployment_id``,
     ``side_database``, ``side_oid``, ``archive``, ``taken_at``, ``schema_version``, ``expected_s`` (seconds, or None),
-    ``writes`` (see `writes_since`), ``left_behind`` (the same as a sentence), ``skipped`` (what was passed over, and
-    why), ``needs_archives`` (True when the archives must be listed first), ``sentence``, and ``point``, which of the
-    rollback points it is. A plan with the strategy ``none`` and a point tells of an undo that was not recorded.
+    ``writes`` (see `writes_since`), ``left_behind`` (the same as a sentence), ``since`` (the reading of the counters
+    from before the rollback point, where the live database itself is what it was taken from; else None), ``skipped``
+    (what was passed over, and why), ``needs_archives`` (True when the archives must be listed first), ``sentence``, and
+    ``point``, which of the rollback points it is. A plan with the strategy ``none`` and a point tells of an undo that
+    was not recorded.
     """
     if live.get("oid") is None:
         return _none(["the database %s does not exist" % live["name"]])
@@ -214,6 +216,7 @@ def writes_since(point: Point | None, *, live: Mapping[str, Any], points: Sequen
     ``known`` is False where the counters cannot tell: another database serves than the one that was counted, or
     statistics were reset. ``inserted``, ``updated`` and ``deleted`` are totals, ``tables`` the same for each table
     that changed; ``during_migration`` is the part written between the rollback point and the end of the migration.
+    ``rewritten`` names the tables that got a new file, by TRUNCATE perhaps, which no counter of rows tells.
     Rows of transactions that are still open are not counted, and a session may report with a delay of seconds
     (https://www.postgresql.org/docs/current/monitoring-stats.html).
     """
@@ -230,7 +233,9 @@ def writes_since(point: Point | None, *, live: Mapping[str, Any], points: Sequen
     now = live.get("write_counters") or {}
     segments.append((start, now))
     total: dict[str, dict[str, int]] = {}
+    rewritten: set[str] = set()
     for before, after in segments:
+        rewritten |= _rewritten(before.get("relations") or {}, after.get("relations") or {})
         reason = _incomparable(before, after)
         if reason is None and not _add(total, before["tables"], after["tables"]):
             reason = "the server's counters went backwards (a crash loses them)"
@@ -240,7 +245,22 @@ def writes_since(point: Point | None, *, live: Mapping[str, Any], points: Sequen
     after_migration = _counters(point, "after_migration")
     if after_migration.get("tables") is not None:
         _add(migration, _counters(point, "before").get("tables") or {}, after_migration["tables"])
-    return {"known": True, "tables": total, "during_migration": _sums(migration), **_sums(total)}
+    return {
+        "known": True,
+        "tables": total,
+        "rewritten": sorted(rewritten),
+        "during_migration": _sums(migration),
+        **_sums(total),
+    }
+
+
+def _rewritten(before: Mapping[str, Any], after: Mapping[str, Any]) -> set[str]:
+    """Return the tables that are the same as before, but with another file."""
+    return {
+        name
+        for name, now in after.items()
+        if name in before and now["oid"] == before[name]["oid"] and now["filenode"] != before[name]["filenode"]
+    }
 
 
 def _incomparable(before: Counters, after: Counters) -> str | None:
@@ -252,6 +272,8 @@ def _incomparable(before: Counters, after: Counters) -> str | None:
         return "the server's statistics were reset since the rollback point"
     if before["tables"] and before.get("server_started_at") != after.get("server_started_at"):
         return "the server was restarted since the rollback point and may have lost counters"
+    if "stats_discarded_at" in before and before["stats_discarded_at"] != after.get("stats_discarded_at"):
+        return "the server threw its counters away since the rollback point, as it does after a crash"
     return None
 
 
@@ -317,6 +339,7 @@ def _by_clone(
             "expected_s": SWAP_S,
         },
         writes_since(point or None, live=live, points=points),
+        point,
         live,
         skipped,
     )
@@ -350,6 +373,7 @@ def _by_archive(
             "expected_s": None if restore_s is None else round(SWAP_S + restore_s, 1),
         },
         writes_since(own, live=live, points=points),
+        own or {},
         live,
         skipped,
     )
@@ -366,8 +390,9 @@ def _none(skipped: list[str]) -> dict[str, Any]:
 
 
 def _finish(
-    plan: dict[str, Any], writes: dict[str, Any], live: Mapping[str, Any], skipped: list[str]
+    plan: dict[str, Any], writes: dict[str, Any], source: Point, live: Mapping[str, Any], skipped: list[str]
 ) -> dict[str, Any]:
+    since = _counters(source, "before") if source.get("live_oid") == live.get("oid") else {}
     left_behind = _writes_sentence(writes)
     source = "clone %s" % plan["side_database"] if plan["strategy"] == "clone" else "archive %s" % plan["archive"]
     sentences = [
@@ -387,6 +412,7 @@ def _finish(
         **plan,
         "writes": writes,
         "left_behind": left_behind,
+        "since": dict(since) if since.get("snapshot") else None,
         "skipped": skipped,
         "needs_archives": False,
         "sentence": " ".join(sentences),
@@ -402,18 +428,24 @@ def _writes_sentence(writes: Mapping[str, Any]) -> str:
     if not writes["known"]:
         return "How many rows written since then will be left behind is not known: %s." % writes["reason"]
     tables = writes["tables"]
+    rewritten = writes.get("rewritten") or []
+    emptied = " Rewritten or emptied since then: %s." % ", ".join(rewritten[:5]) if rewritten else ""
     if not tables:
-        return "Nothing was written since then."
+        return emptied.strip() or "Nothing was written since then."
     migration = writes["during_migration"]
     worst = sorted(tables, key=lambda name: -sum(tables[name].values()))[:5]
-    return "Left behind in the retired database: %d inserted, %d updated and %d deleted rows in %s%s%s." % (
-        writes["inserted"],
-        writes["updated"],
-        writes["deleted"],
-        ", ".join(worst),
-        " and %d more tables" % (len(tables) - len(worst)) if len(tables) > len(worst) else "",
-        "; of these, %d inserted, %d updated and %d deleted before the migration had ended"
-        % (migration["inserted"], migration["updated"], migration["deleted"])
-        if any(migration.values())
-        else "",
+    return (
+        "Left behind in the retired database: %d inserted, %d updated and %d deleted rows in %s%s%s."
+        % (
+            writes["inserted"],
+            writes["updated"],
+            writes["deleted"],
+            ", ".join(worst),
+            " and %d more tables" % (len(tables) - len(worst)) if len(tables) > len(worst) else "",
+            "; of these, %d inserted, %d updated and %d deleted before the migration had ended"
+            % (migration["inserted"], migration["updated"], migration["deleted"])
+            if any(migration.values())
+            else "",
+        )
+        + emptied
     )

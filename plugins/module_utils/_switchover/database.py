@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection import Server, only_row, server_version
+from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection import Server, only_row
+from ansible_collections.holdfast.postgres.plugins.module_utils._core.counters import read_counters
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.properties import (
     MASK,
@@ -121,13 +122,6 @@ SELECT pg_catalog.current_setting('server_version_num')::int,
        (SELECT s.enumvals FROM pg_catalog.pg_settings AS s WHERE s.name = 'file_copy_method'),
        pg_catalog.inet_server_addr() IS NULL
        OR pg_catalog.inet_server_addr() IS NOT DISTINCT FROM pg_catalog.inet_client_addr()
-"""
-
-READ_WRITE_COUNTERS = """
-SELECT pg_catalog.format('%I.%I', s.schemaname, s.relname), s.n_tup_ins, s.n_tup_upd, s.n_tup_del
-  FROM pg_catalog.pg_stat_all_tables AS s
- WHERE s.schemaname NOT IN ('pg_catalog', 'information_schema') AND s.schemaname !~ '^pg_(toast|temp_)'
- ORDER BY 1
 """
 
 FIND_HISTORY = """
@@ -440,32 +434,10 @@ def file_copy_methods(*, connection: Connection) -> list[str]:
 
 
 def read_write_counters(*, server: Server, database: str) -> dict[str, Any]:
-    """Return how many rows were inserted, updated and deleted per user table since ``stats_reset``.
-
-    Two readings compare when ``stats_reset``, ``server_started_at`` and the database's OID are equal. Other sessions
-    report at most once a second and, while a transaction is open, not at all
-    (https://www.postgresql.org/docs/current/monitoring-stats.html), so a reading trails the last writes.
-    """
+    """Return `read_counters` of ``database``."""
     with server.session(database, application_name="holdfast info") as connection:
         prepare_session(connection)
-        with connection.cursor() as cursor:
-            if server_version(connection) >= 150000:
-                cursor.execute("SELECT pg_catalog.pg_stat_force_next_flush()")
-            cursor.execute(
-                "SELECT stats_reset, pg_catalog.pg_postmaster_start_time() FROM pg_catalog.pg_stat_database"
-                " WHERE datname = pg_catalog.current_database()"
-            )
-            row = only_row(cursor)
-            cursor.execute(READ_WRITE_COUNTERS)
-            tables = {
-                name: {"inserted": inserted, "updated": updated, "deleted": deleted}
-                for name, inserted, updated, deleted in cursor.fetchall()
-            }
-    return {
-        "stats_reset": row[0].isoformat() if row[0] else None,
-        "server_started_at": row[1].isoformat(),
-        "tables": tables,
-    }
+        return read_counters(connection)
 
 
 def read_deployments(*, server: Server, database: str, history_table: str) -> list[dict[str, Any]] | None:

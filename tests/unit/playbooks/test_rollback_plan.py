@@ -302,3 +302,35 @@ def test_named_archive_takes_as_long_as_was_recorded_or_nobody_knows() -> None:
     assert plan["expected_s"] == 605.0 and "in about 605 s." in plan["sentence"]
     plan = rollback_plan(LIVE, databases=[LIVE], rollback_points=[], archive="/b/d2")
     assert plan["expected_s"] is None and "in a time that is not known." in plan["sentence"]
+
+
+def undo(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    points = [clone("d1", live_oid=10, side_oid=11, taken_at="2026-01-01", write_counters={"before": before})]
+    live = database("bank", 10, write_counters=after)
+    return rollback_plan(live, databases=[live, database("bank_before_d1", 11)], rollback_points=points)
+
+
+def test_table_with_another_file_is_named_because_no_counter_tells_of_truncate() -> None:
+    before = {**counters(100), "relations": {"public.payment": {"oid": 1, "filenode": 1}}}
+    plan = undo(before, {**counters(100), "relations": {"public.payment": {"oid": 1, "filenode": 2}}})
+    assert plan["writes"]["rewritten"] == ["public.payment"] and plan["writes"]["tables"] == {}
+    assert plan["left_behind"] == "Rewritten or emptied since then: public.payment."
+
+
+def test_counters_thrown_away_after_a_crash_are_not_compared() -> None:
+    plan = undo({**counters(0), "stats_discarded_at": "1"}, {**counters(0), "stats_discarded_at": "2"})
+    assert "after a crash" in plan["writes"]["reason"]
+
+
+def test_reading_from_before_the_point_is_passed_on_only_where_the_point_was_taken_from_the_live_database() -> None:
+    reading = {**counters(100), "snapshot": "7:7:"}
+    assert undo(reading, counters(130))["since"] == reading
+    assert undo(counters(100), counters(130))["since"] is None
+    elsewhere = clone("d1", live_oid=9, side_oid=11, taken_at="2026-01-01", write_counters={"before": reading})
+    plan = rollback_plan(
+        LIVE,
+        databases=[LIVE, database("bank_before_d1", 11)],
+        rollback_points=[elsewhere],
+        side_database="bank_before_d1",
+    )
+    assert plan["since"] is None
