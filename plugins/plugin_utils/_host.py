@@ -72,7 +72,7 @@ def _ports(probe: Mapping[str, Any], wishes: Mapping[str, Any]) -> Iterator[str]
         if names is not None and not set(names) & set(wish.get("processes") or []):
             yield "Port %s is taken by %s. Stop it, or choose another port." % (
                 wish["port"],
-                ", ".join(names) or "a process outside of this host's view",
+                ", ".join(names) or "a process that cannot be seen",
             )
 
 
@@ -110,9 +110,11 @@ def _kernel(kernel: Mapping[str, str], facts: Mapping[str, Any]) -> Iterator[str
     if kernel.get("vm.overcommit_memory", "2") != "2":
         yield (
             "vm.overcommit_memory is %s: when memory runs out, the kernel kills a process of the server, and every "
-            "session ends. With 2 an allocation fails instead." % kernel["vm.overcommit_memory"]
+            "session ends. With 2, and vm.overcommit_ratio at 80 or more where there is little swap, an allocation "
+            "fails instead." % kernel["vm.overcommit_memory"]
         )
-    if int(kernel.get("vm.swappiness", "0")) > 10:
+    # Without swap there is nowhere to move it to.
+    if int(kernel.get("vm.swappiness", "0")) > 10 and int(facts.get("swaptotal_mb", 1)) > 0:
         yield (
             "vm.swappiness is %s: the kernel moves memory of the server to disk before it gives up cache. Set it to 1."
             % kernel["vm.swappiness"]

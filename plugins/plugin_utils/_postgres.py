@@ -5,21 +5,30 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ansible_collections.holdfast.postgres.plugins.plugin_utils._hba import hba_lines, ident_line
+from ansible_collections.holdfast.postgres.plugins.plugin_utils._hba import hba_lines, ident_line, listed
 from ansible_collections.holdfast.postgres.plugins.plugin_utils._tuning import postgres_tuning, size_bytes
 
 # Extensions in the server's own package on Debian (which holds contrib since PostgreSQL 10).
 _CONTRIB = """
 amcheck autoinc bloom btree_gin btree_gist citext cube dblink dict_int dict_xsyn earthdistance file_fdw fuzzystrmatch
-hstore insert_username intagg intarray isn lo ltree moddatetime pageinspect pg_buffercache pg_freespacemap pg_prewarm
-pg_stat_statements pg_surgery pg_trgm pg_visibility pg_walinspect pgcrypto pgrowlocks pgstattuple plpgsql postgres_fdw
-refint seg sslinfo tablefunc tcn tsm_system_rows tsm_system_time unaccent uuid-ossp xml2
+hstore insert_username intagg intarray isn lo ltree moddatetime old_snapshot pageinspect pg_buffercache
+pg_freespacemap pg_logicalinspect pg_prewarm pg_stat_statements pg_surgery pg_trgm pg_visibility pg_walinspect
+pgcrypto pgrowlocks pgstattuple plpgsql postgres_fdw refint seg sslinfo tablefunc tcn tsm_system_rows tsm_system_time
+unaccent uuid-ossp xml2
 """
 CONTRIB = frozenset(_CONTRIB.split())
+# Those of them that not every version has: from, and up to.
+CONTRIB_IN = {
+    "old_snapshot": (14, 16),
+    "pg_surgery": (14, 99),
+    "pg_walinspect": (15, 99),
+    "pg_logicalinspect": (18, 99),
+}
 PACKAGES = {
     "hll": "postgresql-%s-hll",
     "hypopg": "postgresql-%s-hypopg",
@@ -56,7 +65,11 @@ def postgres_plan(
 
     `defaults` are the role's variables without their prefix. Raises `ValueError` for what cannot be written at all.
     """
-    return [_cluster(dict(given), facts=facts, defaults=defaults, count=len(clusters)) for given in clusters]
+    given = listed(clusters, "postgres_clusters")
+    return [
+        _cluster(_mapping(item, "postgres_clusters"), facts=facts, defaults=defaults, count=len(given))
+        for item in given
+    ]
 
 
 def _cluster(
@@ -75,15 +88,25 @@ def _cluster(
     if not re.match(r"[A-Za-z0-9_][A-Za-z0-9_.]*\Z", name):
         # A dash would be taken for the end of the version in the unit's name.
         raise ValueError("cluster name %r: letters, digits, underscores and dots only" % name)
-    data_dir = str(given.get("data_dir") or "/var/lib/postgresql/%s/%s" % (version, name)).rstrip("/")
+    where = "cluster %s/%s" % (version, name)
+    data_dir = posixpath.normpath(str(given.get("data_dir") or "/var/lib/postgresql/%s/%s" % (version, name)))
+    if not re.match(r"/[^\s/]", data_dir) or re.search(r"\s", data_dir):
+        # pg_lsclusters, which says what is there, prints columns.
+        raise ValueError("%s: data_dir %r is no absolute path without spaces" % (where, given["data_dir"]))
     conf_dir = "/etc/postgresql/%s/%s" % (version, name)
-    databases = [dict(item) for item in given.get("databases", defaults["databases"])]
-    addresses = [str(item) for item in given.get("listen_addresses", defaults["listen_addresses"])]
+
+    def own(key: str) -> list[Any]:
+        return listed(given.get(key, defaults[key]), "%s, %s" % (where, key))
+
+    for key in ("roles", "privileges"):
+        listed(given.get(key, []), "%s, %s" % (where, key))
+    databases = [_mapping(item, where + ", databases", needs="name") for item in own("databases")]
+    addresses = [str(item) for item in own("listen_addresses")]
     plan: dict[str, Any] = {
         "id": "%s/%s" % (version, name),
         "version": version,
         "name": name,
-        "port": int(given.get("port") or defaults["port"]),
+        "port": _port(given.get("port") or defaults["port"], where),
         "data_dir": data_dir,
         "conf_dir": conf_dir,
         "unit": "postgresql@%s-%s.service" % (version, name),
@@ -95,32 +118,38 @@ def _cluster(
         "listen_addresses": addresses,
         "replica": bool(defaults.get("primary_host")),
         "tls": bool(defaults.get("tls_certificate")),
-        "extensions": _extensions(databases),
+        "extensions": _extensions(databases, where),
         "databases": [str(item["name"]) for item in databases],
     }
-    packages = {**PACKAGES, **defaults["extension_packages"]}
-    plan["packages"] = ["postgresql-" + version]
-    plan["packages"] += [packages[item].replace("%s", version) for item in plan["extensions"] if item in packages]
-    access = [dict(rule) for rule in given.get("access", defaults["access"])]
-    sources = list(defaults.get("replication_sources") or [])
-    if sources:
-        replication = {"databases": ["replication"], "users": [defaults["replication_role"]], "sources": sources}
-        access.insert(0, replication)
-    plan["access"] = access
-    plan["hba"] = hba_lines(access)
-    plan["ident"] = [ident_line(entry) for entry in given.get("ident", defaults["ident"])]
-    overrides = {**defaults["settings"], **given.get("settings", {})}
-    if given.get("max_connections"):
+    sources = listed(defaults.get("replication_sources") or [], "postgres_replication_sources")
+    standbys = {"databases": ["replication"], "users": [defaults["replication_role"]], "sources": sources}
+    plan["access"] = own("access")
+    plan["hba"] = hba_lines(plan["access"], standbys=standbys if sources else None)
+    plan["ident"] = [ident_line(entry) for entry in own("ident")]
+    maps = {str(entry["map"]) for entry in own("ident")}
+    for rule in plan["access"]:
+        if rule.get("map") and str(rule["map"]) not in maps:
+            raise ValueError("%s, access: map %s is not in postgres_ident" % (where, rule["map"]))
+    # PostgreSQL takes names in any case, and the last line of a file counts.
+    overrides = {
+        str(name).lower(): value
+        for settings in (defaults["settings"], given.get("settings") or {})
+        for name, value in _settings(settings, where).items()
+    }
+    if given.get("max_connections") is not None:
         overrides["max_connections"] = given["max_connections"]
-    tuned = postgres_tuning(
-        facts,
-        {key: value for key, value in overrides.items() if value is not None},
-        max_connections=int(defaults["max_connections"]),
-        memory_mb=int(defaults["memory_mb"]),
-        clusters=count,
-        disk=str(defaults["disk"]),
-        data_dir=data_dir,
-    )
+    try:
+        tuned = postgres_tuning(
+            facts,
+            {key: value for key, value in overrides.items() if value is not None},
+            max_connections=defaults["max_connections"],
+            memory_mb=int(defaults["memory_mb"]),
+            clusters=count,
+            disk=str(defaults["disk"]),
+            data_dir=data_dir,
+        )
+    except ValueError as exc:
+        raise ValueError("%s, settings: %s" % (where, exc)) from None
     plan["overrides"] = sorted(overrides)
     settings = {**_base_settings(plan, defaults), **tuned}
     # A null leaves a setting to PostgreSQL.
@@ -130,8 +159,33 @@ def _cluster(
         PRELOADED[item] for item in plan["extensions"] if item in PRELOADED and PRELOADED[item] not in libraries
     ]
     plan["settings"]["shared_preload_libraries"] = ",".join(libraries)
+    packages = {**PACKAGES, **defaults["extension_packages"]}
+    # A library that is preloaded must be there, or the server does not start.
+    wanted = [*plan["extensions"], *(name for name in libraries if name not in plan["extensions"])]
+    plan["packages"] = ["postgresql-" + version]
+    plan["packages"] += [packages[name].replace("%s", version) for name in wanted if name in packages]
     plan["lines"] = {name: setting_text(name, value) for name, value in sorted(plan["settings"].items())}
     return plan
+
+
+def _mapping(value: Any, where: str, *, needs: str = "") -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError("%s: every item is a mapping, such as {name: main}" % where)
+    if needs and not value.get(needs):
+        raise ValueError("%s: one has no %s" % (where, needs))
+    return dict(value)
+
+
+def _settings(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError("%s: settings are a mapping of names to values" % where)
+    return value
+
+
+def _port(value: Any, where: str) -> int:
+    if not re.match(r"[0-9]+\Z", str(value)):
+        raise ValueError("%s: %r is no port" % (where, value))
+    return int(value)
 
 
 def _base_settings(plan: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,7 +199,6 @@ def _base_settings(plan: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict
         "wal_level": "replica",
         "max_wal_senders": 10,
         "max_replication_slots": 10,
-        "max_slot_wal_keep_size": defaults["max_slot_wal_keep_size"],
         "hot_standby": True,
         "log_timezone": "UTC",
         "timezone": "UTC",
@@ -161,6 +214,8 @@ def _base_settings(plan: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict
         "log_autovacuum_min_duration": "1s",
         "log_replication_commands": True,
     }
+    if int(plan["version"]) >= 13:
+        settings["max_slot_wal_keep_size"] = defaults["max_slot_wal_keep_size"]
     if plan["tls"]:
         on_host = bool(defaults["tls_on_host"])
         settings["ssl_cert_file"] = defaults["tls_certificate"] if on_host else conf_dir + "/server.crt"
@@ -206,13 +261,14 @@ def conninfo(plan: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
     )
 
 
-def _extensions(databases: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
+def _extensions(databases: Iterable[Mapping[str, Any]], where: str) -> dict[str, list[str]]:
     """Return the databases of every extension that is asked for."""
     found: dict[str, list[str]] = {}
     for database in databases:
-        for item in database.get("extensions") or []:
-            name = str(item["name"] if isinstance(item, Mapping) else item)
-            found.setdefault(name, []).append(str(database["name"]))
+        place = "%s, extensions of database %s" % (where, database["name"])
+        for item in listed(database.get("extensions") or [], place):
+            name = _mapping(item, place, needs="name")["name"] if isinstance(item, Mapping) else item
+            found.setdefault(str(name), []).append(str(database["name"]))
     return dict(sorted(found.items()))
 
 
@@ -229,6 +285,8 @@ def setting_text(name: str, value: Any) -> str:
         return "on" if value else "off"
     if isinstance(value, (int, float)):
         return str(value)
+    if isinstance(value, Mapping):
+        raise ValueError("setting %s: %r is no value" % (name, dict(value)))
     text = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
     if "\n" in text or "\r" in text:
         raise ValueError("setting %s: a value may not hold a line break" % name)
@@ -273,23 +331,33 @@ def postgres_restarts(rows: Iterable[Mapping[str, Any]], lines: Mapping[str, str
     return sorted(row["name"] for row in rows if row["name"] in lines and not _same(row, lines[row["name"]]))
 
 
+# What pg_settings.unit says, in the smallest unit of its kind.
+_TIMES = {"us": 1, "ms": 1000, "s": 10**6, "min": 60 * 10**6, "h": 3600 * 10**6, "d": 86400 * 10**6}
+_TIME = re.compile(r"\s*(-?[0-9]+(?:\.[0-9]+)?)\s*(us|ms|s|min|h|d)?\s*\Z")
+
+
+_SWITCH = {"on": "on", "true": "on", "yes": "on", "1": "on", "off": "off", "false": "off", "no": "off", "0": "off"}
+
+
 def _same(row: Mapping[str, Any], text: str) -> bool:
     wanted = text[1:-1].replace("''", "'").replace("\\\\", "\\") if text.startswith("'") else text
     setting, unit = str(row["setting"]), str(row.get("unit") or "")
-    if row["vartype"] == "bool":
-        return (wanted.lower() in ("on", "true", "yes", "1")) == (setting == "on")
-    if row["vartype"] in ("integer", "real"):
-        if not unit or not re.search(r"B\Z", unit):
-            return wanted == setting or (not unit and _number(wanted) == _number(setting))
-        try:
-            return size_bytes(wanted, unit=unit) == size_bytes(setting, unit=unit)
-        except ValueError:
-            return wanted == setting
+    if row["vartype"] in ("bool", "enum"):
+        return _SWITCH.get(wanted.lower(), wanted.lower()) == setting.lower()
+    if row["vartype"] in ("integer", "real") and wanted != setting:
+        steps = _steps(wanted, unit)
+        return steps is not None and steps == _steps(setting, unit)
     return wanted == setting
 
 
-def _number(text: str) -> float | None:
+def _steps(text: str, unit: str) -> float | None:
+    """Return a number in whole steps of its unit, to which PostgreSQL rounds; None for what is no number."""
     try:
+        if unit.endswith("B"):
+            return round(size_bytes(text, unit=unit) / size_bytes("1", unit=unit))
+        time = _TIME.match(text) if unit in _TIMES else None
+        if time:
+            return round(float(time.group(1)) * _TIMES[time.group(2) or unit] / _TIMES[unit])
         return float(text)
     except ValueError:
         return None

@@ -29,10 +29,15 @@ def scram_secret(password: str, role: str) -> str:
         raise ValueError("role %s has an empty password; PostgreSQL would refuse every login with it" % role)
     secret = _prepared(password).encode("utf-8")
     salt = hashlib.pbkdf2_hmac("sha256", secret, b"holdfast role " + role.encode("utf-8"), ITERATIONS)[:16]
-    salted = hashlib.pbkdf2_hmac("sha256", secret, salt, ITERATIONS)
+    return secret_with(password, salt)
+
+
+def secret_with(password: str, salt: bytes, iterations: int = ITERATIONS) -> str:
+    """Return the secret of a password with a given salt (RFC 5802, section 3)."""
+    salted = hashlib.pbkdf2_hmac("sha256", _prepared(password).encode("utf-8"), salt, iterations)
     stored_key = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
     server_key = hmac.digest(salted, b"Server Key", "sha256")
-    return "SCRAM-SHA-256$%d:%s$%s:%s" % (ITERATIONS, _base64(salt), _base64(stored_key), _base64(server_key))
+    return "SCRAM-SHA-256$%d:%s$%s:%s" % (iterations, _base64(salt), _base64(stored_key), _base64(server_key))
 
 
 def _base64(value: bytes) -> str:

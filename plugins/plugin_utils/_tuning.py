@@ -32,6 +32,33 @@ def size_bytes(value: Any, *, unit: str = "") -> int:
     return int(float(number) * int(blocks or 1) * _UNITS[name])
 
 
+# The unit of a bare number (pg_settings.unit), and PostgreSQL's own value.
+SIZES = {
+    "shared_buffers": ("8kB", "128MB"),
+    "work_mem": ("kB", "4MB"),
+    "maintenance_work_mem": ("kB", "64MB"),
+    "effective_cache_size": ("8kB", "4GB"),
+    "max_wal_size": ("MB", "1GB"),
+    "min_wal_size": ("MB", "80MB"),
+}
+
+
+def setting_bytes(settings: Mapping[str, Any], name: str, default: str = "") -> int:
+    """Return the bytes of one of `SIZES` among `settings`, or of PostgreSQL's own value when it is not there."""
+    unit, own = SIZES[name]
+    try:
+        return size_bytes(settings.get(name, default or own), unit=unit)
+    except ValueError as exc:
+        raise ValueError("%s: %s" % (name, exc)) from None
+
+
+def connection_count(value: Any) -> int:
+    """Return `max_connections` as a number."""
+    if not re.match(r"\s*[1-9][0-9]*\s*\Z", str(value)):
+        raise ValueError("max_connections: %r is no number of connections" % (value,))
+    return int(value)
+
+
 def as_size(value: float) -> str:
     """Spell bytes as PostgreSQL reads them, rounded down to whole megabytes (kilobytes below one)."""
     return "%dMB" % (value // MB) if value >= MB else "%dkB" % (value // 1024)
@@ -52,16 +79,18 @@ def postgres_tuning(
     `facts` are Ansible's (``memtotal_mb``, ``processor_vcpus``, ``mounts``, ``devices``). Clusters of one host share
     its memory equally. A host with 16 GB, eight processors and an SSD gets what the deployment guides name: 4GB
     shared_buffers, 12GB effective_cache_size, 1GB maintenance_work_mem, 20MB work_mem, 2GB max_wal_size.
+
+    Raises `ValueError` for an override that is no number or no size.
     """
     given = dict(overrides or {})
     memory = (memory_mb or int(facts["memtotal_mb"])) * MB // max(1, clusters)
     processors = max(1, int(facts.get("processor_vcpus") or facts.get("processor_nproc") or 1))
     solid = disk == "ssd" or (disk == "auto" and not rotates(facts, data_dir))
-    connections = int(given.get("max_connections", max_connections))
+    connections = connection_count(given.get("max_connections", max_connections))
     # Beyond 16 GB the operating system's cache serves better than PostgreSQL's own.
-    shared = size_bytes(given.get("shared_buffers", as_size(min(memory // 4, 16 * GB))), unit="8kB")
+    shared = setting_bytes(given, "shared_buffers", as_size(min(memory // 4, 16 * GB)))
     gather = min(4, math.ceil(processors / 2))
-    wal = min(max(shared // 2, GB), 16 * GB)
+    wal = setting_bytes(given, "max_wal_size", as_size(min(max(shared // 2, GB), 16 * GB)))
     tuned: dict[str, Any] = {
         "max_connections": connections,
         "shared_buffers": as_size(shared),
@@ -71,7 +100,8 @@ def postgres_tuning(
         "work_mem": as_size(max((memory - shared) // (3 * connections), MB)),
         "wal_buffers": as_size(min(max(shared * 3 // 100, 64 * 1024), 16 * MB)),
         "max_wal_size": as_size(wal),
-        "min_wal_size": as_size(wal // 2),
+        # Two segments of WAL are the least that a server starts with.
+        "min_wal_size": as_size(max(wal // 2, 32 * MB)),
         "checkpoint_completion_target": 0.9,
         "random_page_cost": 1.1 if solid else 4,
         "effective_io_concurrency": 200 if solid else 2,
