@@ -39,6 +39,8 @@ else:
 #: The database by which PgBouncer offers its console.
 CONSOLE_DATABASE = "pgbouncer"
 
+CONNECT_TIMEOUT_S = 5.0
+
 #: How long a command may take that PgBouncer answers at once.
 COMMAND_TIMEOUT_S = 5.0
 

@@ -13,14 +13,13 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable
 
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.waiting import wait_until
 from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.console import (
-    BUSY_STATES,
     COMMAND_TIMEOUT_S,
+    CONNECT_TIMEOUT_S,
     Console,
     Entry,
     PoolerAddress,
@@ -31,6 +30,15 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.cons
     logging_in,
     wait_for,
 )
+from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.gate import (
+    NOT_PAUSED,
+    Gate,
+    one_line,
+    resume_gates,
+)
+from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.probe import Probe
+from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.refusal import Refusal, refusal_of
+from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.watchdog import Watchdog
 
 with contextlib.suppress(ImportError):  # reported by connection.require_driver()
     import psycopg2
@@ -45,99 +53,17 @@ ATTEMPT_TIMEOUT_S = 2.0
 #: The pause between two attempts, doubled each time; clients go on meanwhile.
 BACKOFF_S = 0.25
 
-CONNECT_TIMEOUT_S = 5.0
-
-#: How long to try to resume a pooler that does not answer.
-RESUME_TIMEOUT_S = 10.0
-
 #: How often to look whether servers are still logging in; nobody waits meanwhile.
 LOGIN_INTERVAL_S = 0.005
 
 #: How long to wait for the probe's answer after RESUME.
 PROBE_TIMEOUT_S = 5.0
 
-# What RESUME says when there is nothing to resume.
-NOT_PAUSED = ("is not paused", "no such database")
+#: How long the process on guard tries.
+GUARDIAN_TIMEOUT_S = 60.0
 
+Target = tuple[PoolerAddress, str]
 Activity = Callable[[Sequence[int]], "Sequence[Session]"]
-
-
-class _Gate:
-    """One database of one pooler: where its clients wait."""
-
-    def __init__(self, pooler: _Pooler, entry: Entry) -> None:
-        self.pooler = pooler
-        self.name = entry.name
-        self.was_paused = entry.paused
-        self.argument = argument(entry.name)
-        self.pauser = Console(pooler.address)
-        self.resumer = Console(pooler.address)
-        self.done = False
-        self.error: str | None = None
-
-    @property
-    def consoles(self) -> list[Console]:
-        return [self.pauser, self.resumer]
-
-    def begin_pause(self) -> None:
-        self.done, self.error = False, None
-        try:
-            self.pauser.send("PAUSE " + self.argument)
-        except psycopg2.Error as exc:
-            self.error = _one_line(exc)
-
-    def look(self) -> None:
-        """See whether the pause is complete or refused."""
-        try:
-            self.done = self.pauser.ready()
-        except psycopg2.Error as exc:
-            self.error = _one_line(exc)
-
-    def reopen(self) -> None:
-        """Have two usable consoles again, after an attempt that failed."""
-        for console in self.consoles:
-            console.close()
-        self.pauser, self.resumer = Console(self.pooler.address), Console(self.pooler.address)
-        connected(self.consoles, timeout_s=CONNECT_TIMEOUT_S)
-
-
-class _Probe:
-    """An ordinary client of a pooler, asking again and again, and the longest time that it waited."""
-
-    def __init__(self, session: PoolerSession) -> None:
-        self.session = session
-        self.longest_s = 0.0
-        self.error: str | None = None
-        self._asked: float | None = None
-
-    def ask(self) -> None:
-        """Have a question under way."""
-        self.look()
-        if self._asked is None and self.error is None:
-            self._asked = time.monotonic()
-            try:
-                self.session.send("SELECT 1")
-            except psycopg2.Error as exc:
-                self.error = _one_line(exc)
-
-    def look(self) -> None:
-        """Take the answer when there is one."""
-        if self._asked is None or self.error is not None:
-            return
-        try:
-            if self.session.ready():
-                self.longest_s = max(self.longest_s, time.monotonic() - self._asked)
-                self._asked = None
-        except psycopg2.Error as exc:
-            self.error = _one_line(exc)
-
-    def finish(self, *, timeout_s: float) -> None:
-        """Wait for the answer to the last question."""
-        deadline = time.monotonic() + timeout_s
-        while self._asked is not None and self.error is None:
-            if not wait_for([self.session], timeout_s=deadline - time.monotonic()):
-                self.error = "no answer within %g s after RESUME" % timeout_s
-            self.look()
 
 
 class _Pooler:
@@ -145,12 +71,15 @@ class _Pooler:
 
     def __init__(self, address: PoolerAddress) -> None:
         self.address = address
-        self.gates: list[_Gate] = []
-        self.probe: _Probe | None = None
+        self.gates: list[Gate] = []
+        self.probe: Probe | None = None
+        self.was_paused = False
         self.attempts = 0
         self.sent: float | None = None
         self.stall_s = 0.0
         self.waiting = 0
+        self._may_probe = False
+        self._counting = False
 
     @property
     def names(self) -> list[str]:
@@ -163,26 +92,55 @@ class _Pooler:
             connected([first], timeout_s=CONNECT_TIMEOUT_S)
             _require_admin(first)
             entries = _entries_to(first, database)
+            # In session mode a client keeps its server, and the probe itself would be what a PAUSE waits for.
             modes = {entry.pool_mode or _default_pool_mode(first) for entry in entries}
+            self._may_probe = self.address.probe is not None and "session" not in modes
         finally:
             first.close()
-        self.gates = [_Gate(self, entry) for entry in entries]
+        self.was_paused = any(entry.paused for entry in entries)
+        self.gates = [Gate(self.address, entry.name) for entry in entries]
         connected([console for gate in self.gates for console in gate.consoles], timeout_s=CONNECT_TIMEOUT_S)
-        # In session mode a client keeps its server, and the probe itself would be what a PAUSE waits for.
-        if self.address.probe is not None and "session" not in modes:
-            session = PoolerSession(
-                self.address,
-                server=self.address.probe,
-                database=self.gates[0].name,
-                application_name="holdfast probe",
-            )
-            connected([session], timeout_s=CONNECT_TIMEOUT_S)
-            self.probe = _Probe(session)
+
+    def open_probe(self) -> None:
+        """Have an ordinary client ask once, so that nothing but the pause can hold it up; not while it would wait."""
+        if self.address.probe is None or not self._may_probe or self.was_paused or self.probe is not None:
+            return
+        session = PoolerSession(
+            self.address,
+            server=self.address.probe,
+            database=self.gates[0].name,
+            application_name="holdfast probe",
+        )
+        connected([session], timeout_s=CONNECT_TIMEOUT_S)
+        try:
+            session.command("SELECT 1")
+        except psycopg2.Error as exc:
+            session.close()
+            raise _broken(self.address, exc) from exc
+        self.probe = Probe(session)
+
+    def begin_count(self) -> None:
+        """Ask how many clients wait, on a console that is free, without waiting for the answer."""
+        self._counting = self.gates[0].paused
+        if self._counting:
+            with contextlib.suppress(psycopg2.Error):
+                self.gates[0].pauser.send("SHOW POOLS")
+
+    def finish_count(self) -> None:
+        """Take the answer."""
+        console = self.gates[0].pauser
+        if not self._counting or console.closed:
+            return
+        deadline = time.monotonic() + COMMAND_TIMEOUT_S
+        with contextlib.suppress(psycopg2.Error):
+            while not console.ready():
+                if not wait_for([console], timeout_s=deadline - time.monotonic()):
+                    return
+            self.waiting = max(self.waiting, clients_waiting(console.rows(), self.names))
 
     def close(self) -> None:
         for gate in self.gates:
-            for console in gate.consoles:
-                console.close()
+            gate.close()
         if self.probe is not None:
             self.probe.session.close()
 
@@ -228,23 +186,32 @@ class Poolers:
         self._poolers: list[_Pooler] = []
 
     @property
-    def _gates(self) -> list[_Gate]:
+    def _gates(self) -> list[Gate]:
         return [gate for pooler in self._poolers for gate in pooler.gates]
 
     def open(self) -> None:
         """Connect to every pooler and find the names that lead to the database; nobody waits yet.
 
         Raises `HoldfastError` with the codes ``connection_failed``, ``authentication_failed``, ``permission_denied``,
-        ``database_not_found`` or ``unsupported``, naming every pooler that is of no use.
+        ``database_not_found``, ``unsupported`` or ``timeout``, naming every pooler that is of no use.
         """
-        failures = []
         for address in self.addresses:
-            pooler = _Pooler(address)
-            self._poolers.append(pooler)
+            self._poolers.append(_Pooler(address))
+        self._each(lambda pooler: pooler.open(self.database))
+
+    def prepare(self) -> None:
+        """Have the probes ready, as ordinary clients; raises `HoldfastError` as `open` does."""
+        self._each(lambda pooler: pooler.open_probe())
+
+    def _each(self, action: Callable[[_Pooler], None]) -> None:
+        failures = []
+        for pooler in self._poolers:
             try:
-                pooler.open(self.database)
+                action(pooler)
             except HoldfastError as exc:
                 failures.append(exc)
+            except psycopg2.Error as exc:
+                failures.append(_broken(pooler.address, exc))
         if failures:
             self.close()
             raise HoldfastError(
@@ -253,6 +220,16 @@ class Poolers:
                 hint=failures[0].hint,
                 poolers=[failure.details.get("pooler") for failure in failures],
             )
+
+    @property
+    def targets(self) -> list[Target]:
+        """Return every name that is paused and resumed, with where its pooler is."""
+        return [(gate.address, gate.name) for gate in self._gates]
+
+    @property
+    def left_paused(self) -> list[str]:
+        """Return the poolers that were found paused and have not been resumed since."""
+        return [pooler.address.name for pooler in self._poolers if pooler.was_paused]
 
     def close(self) -> None:
         """Close all connections. Whatever is paused stays so: `resume` comes first."""
@@ -278,7 +255,7 @@ class Poolers:
             for gate in self._gates:
                 gate.reopen()
 
-    def _attempt(self, latest: float) -> list[_Refusal]:
+    def _attempt(self, latest: float) -> list[Refusal]:
         """Pause all; when one refuses, resume all and return why."""
         refusals = self._still_logging_in(min(self.attempt_timeout_s, latest - time.monotonic()))
         if refusals:
@@ -300,12 +277,12 @@ class Poolers:
                     break
                 for gate in waiting:
                     gate.look()
-                waiting = [gate for gate in waiting if not gate.done and gate.error is None]
+                waiting = [gate for gate in waiting if not gate.paused and gate.error is None]
             for probe in self._probes():
                 probe.ask()
-            refusing = [gate for gate in self._gates if not gate.done]
+            refusing = [gate for gate in self._gates if not gate.paused]
             failed = [gate for gate in refusing if gate.error is not None]
-            refusals = [_refusal_of(gate, waited_s=time.monotonic() - started) for gate in failed or refusing]
+            refusals = [refusal_of(gate, waited_s=time.monotonic() - started) for gate in failed or refusing]
         except BaseException:
             self.resume()
             raise
@@ -313,15 +290,15 @@ class Poolers:
             self.resume()
         return refusals
 
-    def _probes(self) -> list[_Probe]:
+    def _probes(self) -> list[Probe]:
         return [pooler.probe for pooler in self._poolers if pooler.probe is not None and pooler.probe.error is None]
 
-    def _still_logging_in(self, timeout_s: float) -> list[_Refusal]:
+    def _still_logging_in(self, timeout_s: float) -> list[Refusal]:
         """Wait until no server of the paused-to-be logs in: PAUSE would close it, and PgBouncer call that a failure.
 
         After such a failure clients are turned away until a login succeeds (check_fast_fail in src/objects.c).
         """
-        refusals: list[_Refusal] = []
+        refusals: list[Refusal] = []
 
         def quiet() -> bool:
             refusals.clear()
@@ -329,11 +306,11 @@ class Poolers:
                 try:
                     number = logging_in(pooler.gates[0].resumer.show("POOLS"), pooler.names)
                 except (HoldfastError, psycopg2.Error) as exc:
-                    refusals.append(_Refusal(pooler.address, pooler.names, _one_line(exc), []))
+                    refusals.append(Refusal(pooler.address, pooler.names, one_line(exc), []))
                     continue
                 if number:
                     reason = "%d of its servers are still logging in after %.1f s" % (number, timeout_s)
-                    refusals.append(_Refusal(pooler.address, pooler.names, reason, []))
+                    refusals.append(Refusal(pooler.address, pooler.names, reason, []))
             return not refusals
 
         wait_until(quiet, timeout_s=max(0.0, timeout_s), interval_s=LOGIN_INTERVAL_S)
@@ -345,33 +322,21 @@ class Poolers:
         It never raises: a pooler that could not be told is named by ``error`` in its facts.
         """
         for pooler in self._poolers:
-            for gate in pooler.gates[:1]:
-                # The number of clients that wait is asked for on a console that is free, without waiting for it.
-                if gate.done and not gate.pauser.closed:
-                    with contextlib.suppress(psycopg2.Error):
-                        gate.pauser.send("SHOW POOLS")
-        told = [gate for gate in self._gates if _told(gate)]
-        for gate in self._gates:
-            gate.error = _resumed(gate) if gate in told else "its console is lost"
-        for gate in self._gates:
-            if gate.error is not None:
-                gate.error = _resumed_anew(gate)
+            pooler.begin_count()
+        resume_gates(self._gates)
         now = time.monotonic()
         for pooler in self._poolers:
+            pooler.finish_count()
+            pooler.was_paused = any(gate.error is not None for gate in pooler.gates)
             if pooler.sent is not None:
                 pooler.stall_s = max(pooler.stall_s, now - pooler.sent)
                 pooler.sent = None
-            for gate in pooler.gates[:1]:
-                if gate.done:
-                    pooler.waiting = max(pooler.waiting, _waiting(gate, pooler.names))
-            for gate in pooler.gates:
-                gate.done = False
         for probe in self._probes():
             probe.finish(timeout_s=PROBE_TIMEOUT_S)
         self.facts = [pooler.facts() for pooler in self._poolers]
         return self.facts
 
-    def _refused(self, refusals: Sequence[_Refusal], *, attempts: int) -> HoldfastError:
+    def _refused(self, refusals: Sequence[Refusal], *, attempts: int) -> HoldfastError:
         pids = [client["server_pid"] for refusal in refusals for client in refusal.clients if client["server_pid"]]
         sessions = {session.pid: session for session in self.activity(pids)} if self.activity and pids else {}
         for refusal in refusals:
@@ -394,90 +359,6 @@ class Poolers:
         )
 
 
-@dataclass(frozen=True)
-class _Refusal:
-    """Why one pooler did not pause."""
-
-    address: PoolerAddress
-    databases: Sequence[str]
-    reason: str
-    clients: list[dict[str, Any]]
-
-    def describe(self) -> str:
-        shown = "; ".join(map(_described, self.clients[:5]))
-        if len(self.clients) > 5:
-            shown += "; and %d more" % (len(self.clients) - 5)
-        return "pooler %s, database %s: %s%s" % (
-            self.address.name,
-            ", ".join(map(repr, self.databases)),
-            self.reason,
-            ": " + shown if shown else "",
-        )
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "pooler": self.address.name,
-            "console": self.address.where,
-            "databases": list(self.databases),
-            "reason": self.reason,
-            "clients": self.clients,
-        }
-
-
-def _described(client: dict[str, Any]) -> str:
-    text = "client %s:%s (user %s%s), server process %s" % (
-        client["client_addr"],
-        client["client_port"],
-        client["user"],
-        ", application %s" % client["application_name"] if client["application_name"] else "",
-        client["server_pid"] or "unknown",
-    )
-    if client["transaction_age_s"] is not None:
-        text += ", %s, transaction open for %.1f s" % (client["state"], client["transaction_age_s"])
-    if client["query"]:
-        text += ", query: %s" % " ".join(client["query"].split())
-    return text
-
-
-def _refusal_of(gate: _Gate, *, waited_s: float) -> _Refusal:
-    """Return what a gate that did not close says, and which clients kept it open, while they still do."""
-    if gate.error is not None:
-        return _Refusal(gate.pooler.address, [gate.name], gate.error, [])
-    reason = "transactions were still running after %.1f s" % waited_s
-    try:
-        servers = gate.resumer.show("SERVERS", timeout_s=1)
-        clients = gate.resumer.show("CLIENTS", timeout_s=1)
-    except (HoldfastError, psycopg2.Error) as exc:
-        return _Refusal(gate.pooler.address, [gate.name], "%s (%s)" % (reason, _one_line(exc)), [])
-    return _Refusal(gate.pooler.address, [gate.name], reason, holders(servers, clients, gate.name))
-
-
-def holders(
-    servers: Sequence[dict[str, Any]], clients: Sequence[dict[str, Any]], database: str
-) -> list[dict[str, Any]]:
-    """Return the clients that have a server of ``database``, by the rows of SHOW SERVERS and SHOW CLIENTS."""
-    by_pointer = {client["ptr"]: client for client in clients}
-    found = []
-    for server in servers:
-        if server["database"] == database and server["state"] in BUSY_STATES:
-            client = by_pointer.get(server["link"], {})
-            found.append(
-                {
-                    "user": client.get("user") or server["user"],
-                    "client_addr": client.get("addr"),
-                    "client_port": client.get("port"),
-                    "application_name": client.get("application_name") or "",  # from 1.18 on
-                    "connected_at": client.get("connect_time"),
-                    "server_pid": server.get("remote_pid") or None,
-                    "state": None,
-                    "transaction_age_s": None,
-                    "query_age_s": None,
-                    "query": "",
-                }
-            )
-    return found
-
-
 def _require_admin(console: Console) -> None:
     """Raise `HoldfastError` when the user may look only (stats_users)."""
     try:
@@ -497,7 +378,7 @@ def _require_admin(console: Console) -> None:
 def _broken(address: PoolerAddress, exc: Exception) -> HoldfastError:
     return HoldfastError(
         code="connection_failed",
-        msg="Pooler %s at %s: %s" % (address.name, address.where, _one_line(exc)),
+        msg="Pooler %s at %s: %s" % (address.name, address.where, one_line(exc)),
         hint="Look at the log of this PgBouncer.",
         pooler=address.name,
     )
@@ -547,58 +428,21 @@ def _entries_to(console: Console, database: str) -> list[Entry]:
     return found
 
 
-def _told(gate: _Gate) -> bool:
-    """Send RESUME and return whether that was possible."""
-    try:
-        gate.resumer.send("RESUME " + gate.argument)
-    except psycopg2.Error:
-        return False
-    return True
+class Resumer:
+    """Resumes ``targets`` on connections of its own, for the process that is on guard."""
 
+    def __init__(self, targets: Sequence[Target]) -> None:
+        self.targets = tuple(targets)
+        self._gates: list[Gate] = []
 
-def _resumed(gate: _Gate, timeout_s: float = 1.0) -> str | None:
-    """Wait for the answer to RESUME and return what went wrong."""
-    deadline = time.monotonic() + timeout_s
-    try:
-        while not gate.resumer.ready():
-            if not wait_for([gate.resumer], timeout_s=deadline - time.monotonic()):
-                return "no answer to RESUME within %g s" % timeout_s
-    except psycopg2.Error as exc:
-        return None if any(text in str(exc) for text in NOT_PAUSED) else _one_line(exc)
-    return None
+    def open(self) -> None:
+        """Connect; raises `HoldfastError`."""
+        self._gates = [Gate(address, name) for address, name in self.targets]
+        connected([console for gate in self._gates for console in gate.consoles], timeout_s=CONNECT_TIMEOUT_S)
 
-
-def _resumed_anew(gate: _Gate) -> str | None:
-    """Resume on a new connection, again and again, and return what went wrong in the end."""
-    errors: list[str] = []
-
-    def resumed() -> bool:
-        try:
-            gate.reopen()
-        except HoldfastError as exc:
-            errors.append(_one_line(exc))
-            return False
-        error = _resumed(gate) if _told(gate) else "the connection was lost"
-        if error is not None:
-            errors.append(error)
-        return error is None
-
-    return None if wait_until(resumed, timeout_s=RESUME_TIMEOUT_S, interval_s=0.2) else errors[-1]
-
-
-def _waiting(gate: _Gate, names: Sequence[str]) -> int:
-    deadline = time.monotonic() + COMMAND_TIMEOUT_S
-    try:
-        while not gate.pauser.ready():
-            if not wait_for([gate.pauser], timeout_s=deadline - time.monotonic()):
-                return 0
-        return clients_waiting(gate.pauser.rows(), names)
-    except psycopg2.Error:
-        return 0
-
-
-def _one_line(exc: Exception) -> str:
-    return " ".join(str(exc).split())
+    def resume(self) -> None:
+        """Let all clients go on; a pooler that does not answer is tried for long."""
+        resume_gates(self._gates, timeout_s=GUARDIAN_TIMEOUT_S)
 
 
 @contextlib.contextmanager
@@ -607,14 +451,17 @@ def paused(
     database: str,
     *,
     timeout_s: float,
+    max_pause_s: float | None = None,
+    before_resume: Callable[[], None] | None = None,
     attempts: int = ATTEMPTS,
     attempt_timeout_s: float = ATTEMPT_TIMEOUT_S,
     activity: Activity | None = None,
 ) -> Iterator[Poolers]:
     """Have the clients of ``database`` wait in every pooler during the block; all are resumed at its end.
 
-    ``timeout_s`` bounds the pausing, not the block. After the block, ``facts`` of what is yielded has what each pooler
-    did.
+    ``timeout_s`` bounds the pausing. With ``max_pause_s`` a process of its own resumes when that time is over or this
+    process has ended; it calls ``before_resume`` first, which must open connections of its own. After the block,
+    ``facts`` of what is yielded has what each pooler did. Raises `HoldfastError` as `Poolers.open` and `Poolers.pause`.
     """
     poolers = Poolers(
         addresses,
@@ -624,11 +471,21 @@ def paused(
         activity=activity,
     )
     poolers.open()
-    try:
+    with contextlib.closing(poolers), contextlib.ExitStack() as armed:
+        poolers.prepare()
+        if max_pause_s is not None:
+            resumer = Resumer(poolers.targets)
+
+            def rescue() -> None:
+                if before_resume is not None:
+                    before_resume()
+                resumer.resume()
+
+            guardian = Watchdog(rescue, prepare=resumer.open)
+            guardian.arm(timeout_s=max_pause_s)
+            armed.callback(lambda: guardian.leave_armed() if poolers.left_paused else guardian.disarm())
         try:
             poolers.pause(timeout_s=timeout_s)
             yield poolers
         finally:
             poolers.resume()
-    finally:
-        poolers.close()
