@@ -106,7 +106,7 @@ def _cluster(
         "id": "%s/%s" % (version, name),
         "version": version,
         "name": name,
-        "port": _port(given.get("port") or defaults["port"], where),
+        "port": _port(defaults["port"] if given.get("port") in (None, "") else given["port"], where),
         "data_dir": data_dir,
         "conf_dir": conf_dir,
         "unit": "postgresql@%s-%s.service" % (version, name),

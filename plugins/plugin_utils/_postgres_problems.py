@@ -357,8 +357,8 @@ def memory_problems(
             "cluster %s: shared_buffers %d MB, %s connections x work_mem %d MB, autovacuum %d MB"
             % (cluster["id"], shared // MB, connections, work // MB, upkeep // MB)
         )
-        # It takes no memory, and what PostgreSQL says by itself is no wish of anybody's.
-        if cache > memory and "effective_cache_size" in settings:
+        # It takes no memory, and is a mistake only where somebody chose it.
+        if cache > memory and "effective_cache_size" in cluster["overrides"] and "effective_cache_size" in settings:
             problems.append(
                 "Cluster %s: effective_cache_size is %d MB, and %s. Lower it, or leave it to the role."
                 % (cluster["id"], cache // MB, limit)
