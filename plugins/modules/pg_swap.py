@@ -164,12 +164,7 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._core.argspec im
     server_from,
 )
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.interruption import signals_raised
-from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.swap import (
-    SwapRequest,
-    let_clients_in,
-    swap_databases,
-)
-from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.watchdog import Watchdog
+from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.swap import SwapRequest, swap_databases
 
 
 def main() -> None:
@@ -191,7 +186,6 @@ def main() -> None:
         supports_check_mode=True,
     )
     options = module.params
-    server = server_from(options)
     request = SwapRequest(
         live=options["database"],
         replacement=options["replacement"],
@@ -206,10 +200,10 @@ def main() -> None:
     )
     with failures_reported(module), signals_raised():
         result = swap_databases(
-            server=server,
+            server=server_from(options),
             request=request,
             check_mode=module.check_mode,
-            switches=[Watchdog(lambda: let_clients_in(server=server, request=request))],
+            guarded=True,
         )
     module.exit_json(**result)
 

@@ -98,10 +98,15 @@ def test_open_transaction_makes_all_resume_and_its_client_is_named(
 def test_any_name_that_the_console_takes_is_paused(pg18: TestServer, pooler: TestPooler, name: str) -> None:
     pg18.create_database(name)
     try:
+        # An entry made by a wildcard is shown while somebody is connected.
+        client = pooler.connect(name)
         with paused([pooler.address()], name, timeout_s=5):
             assert pooler.paused() == {name}
         assert not pooler.paused()
-        pooler.connect(name).close()
+        with client.cursor() as cursor:
+            cursor.execute("SELECT current_database()")
+            assert cursor.fetchone() == (name,)
+        client.close()
     finally:
         pooler.ask("RECONNECT")
         pg18.drop_database(name)

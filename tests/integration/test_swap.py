@@ -70,23 +70,34 @@ def fresh_pair(pg18: TestServer) -> Iterator[Pair]:
         yield databases
 
 
-class SpyPooler:
-    """A pooler that tells what was asked of it."""
+class SpyPoolers:
+    """Poolers that tell what was asked of them."""
 
-    def __init__(self, log: list[str], name: str, on_pause: Any = None) -> None:
+    targets = ()
+    left_paused = ()
+    facts = ()
+
+    def __init__(self, log: list[str], on_pause: Any = None) -> None:
         self.log = log
-        self.name = name
         self.on_pause = on_pause
 
+    def open(self) -> None:
+        self.log.append("open")
+
+    def prepare(self) -> None:
+        self.log.append("prepare")
+
     def pause(self, *, timeout_s: float) -> None:
-        self.log.append("pause " + self.name)
+        self.log.append("pause")
         assert 0 < timeout_s <= 15
         if self.on_pause is not None:
             self.on_pause()
 
-    def resume(self) -> dict[str, Any]:
-        self.log.append("resume " + self.name)
-        return {"name": self.name}
+    def resume(self) -> None:
+        self.log.append("resume")
+
+    def close(self) -> None:
+        self.log.append("close")
 
 
 class SpySwitch:
@@ -97,6 +108,9 @@ class SpySwitch:
 
     def arm(self, *, timeout_s: float) -> None:
         self.log.append("arm %g" % timeout_s)
+
+    def fired(self) -> bool:
+        return False
 
     def disarm(self) -> None:
         self.log.append("disarm")
@@ -397,31 +411,29 @@ def test_database_closed_by_somebody_else_stays_closed_when_it_retires(pg18: Tes
 
 def test_retired_name_taken_meanwhile_undoes_everything(pg18: TestServer, pair: Pair) -> None:
     log: list[str] = []
-    pooler = SpyPooler(log, "one", on_pause=lambda: pg18.create_database(pair.retired))
+    poolers = SpyPoolers(log, on_pause=lambda: pg18.create_database(pair.retired))
     with pytest.raises(HoldfastError) as refusal:
-        pair.swap(retired_name=pair.retired, poolers=[pooler])
+        pair.swap(retired_name=pair.retired, poolers=poolers)
     assert refusal.value.code == "target_exists"
     assert pair.untouched()
-    assert log == ["pause one", "resume one"]
+    assert log == ["open", "prepare", "pause", "resume", "close"]
     pg18.drop_database(pair.retired)
 
 
 def test_collaborators_are_called_in_order(pair: Pair) -> None:
     log: list[str] = []
-    done = pair.swap(poolers=[SpyPooler(log, "one"), SpyPooler(log, "two")], switches=[SpySwitch(log)])
-    assert log == ["arm 15", "pause one", "pause two", "resume two", "resume one", "disarm"]
-    assert {pooler["name"] for pooler in done["poolers"]} == {"one", "two"}
+    pair.swap(poolers=SpyPoolers(log), switches=[SpySwitch(log)])
+    assert log == ["open", "prepare", "arm 14", "pause", "resume", "disarm", "close"]
 
 
-def test_pooler_that_refuses_makes_all_resume(pair: Pair) -> None:
+def test_poolers_that_refuse_are_resumed(pair: Pair) -> None:
     def refuse() -> None:
-        raise HoldfastError(code="timeout", msg="PAUSE did not finish.", hint="Look at it.")
+        raise HoldfastError(code="pause_refused", msg="PAUSE did not finish.", hint="Look at it.")
 
     log: list[str] = []
-    poolers = [SpyPooler(log, "one"), SpyPooler(log, "two", on_pause=refuse), SpyPooler(log, "three")]
     with pytest.raises(HoldfastError, match="PAUSE"):
-        pair.swap(poolers=poolers, switches=[SpySwitch(log)])
-    assert log == ["arm 15", "pause one", "pause two", "resume two", "resume one", "disarm"]
+        pair.swap(poolers=SpyPoolers(log, on_pause=refuse), switches=[SpySwitch(log)])
+    assert log == ["open", "prepare", "arm 14", "pause", "resume", "disarm", "close"]
     assert pair.untouched()
 
 
@@ -459,15 +471,14 @@ def test_prepared_transactions_slots_and_subscriptions_are_refused_by_name(pg18:
 
 def test_blocker_that_appears_while_clients_wait_is_refused(pg18: TestServer, pair: Pair) -> None:
     slot = "late_" + pair.side
-    pooler = SpyPooler(
+    poolers = SpyPoolers(
         [],
-        "one",
         on_pause=lambda: pg18.execute(
             "SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", (slot,), database=pair.live
         ),
     )
     with pytest.raises(HoldfastError) as refusal:
-        pair.swap(poolers=[pooler])
+        pair.swap(poolers=poolers)
     pg18.execute("SELECT pg_drop_replication_slot(%s)", (slot,))
     assert refusal.value.code == "swap_blocked" and slot in refusal.value.msg
     assert pair.untouched()

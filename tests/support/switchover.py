@@ -32,18 +32,22 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.interruption import signals_raised
 from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.clone import clone_database
-from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.swap import (
-    SwapRequest, let_clients_in, swap_databases)
-from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.watchdog import Watchdog
+from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.console import PoolerAddress
+from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.pooler import Poolers
+from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.swap import SwapRequest, swap_databases
 server, action, options = json.load(sys.stdin)
 print("ready", flush=True)
 try:
     with signals_raised():
         if action in ("swap", "guarded swap"):
-            server, request = Server(**server), SwapRequest(**options)
-            guards = [Watchdog(lambda: let_clients_in(server=server, request=request))]
-            switches = guards if action == "guarded swap" else []
-            result = swap_databases(server=server, request=request, switches=switches)
+            addresses = [PoolerAddress(name, Server(**where)) for name, where in options.pop("poolers", {}).items()]
+            poolers = Poolers(addresses, database=options["live"]) if addresses else None
+            result = swap_databases(
+                server=Server(**server),
+                request=SwapRequest(**options),
+                poolers=poolers,
+                guarded=action == "guarded swap",
+            )
         else:
             result = clone_database(server=Server(**server), **options)
 except HoldfastError as exc:
@@ -72,8 +76,9 @@ class Pair:
         return SwapRequest(**{"live": self.live, "replacement": self.side, "confirm": self.live, **options})
 
     def swap(self, **options: Any) -> dict[str, Any]:
-        """Run the engine; ``check_mode``, ``poolers`` and ``switches`` reach it, the rest is the request."""
-        engine = {key: options.pop(key) for key in ("check_mode", "poolers", "switches") if key in options}
+        """Run the engine; what is an argument of it reaches it, the rest is the request."""
+        arguments = ("check_mode", "poolers", "guarded", "switches")
+        engine = {key: options.pop(key) for key in arguments if key in options}
         return swap_databases(server=self.server.server, request=self.request(**options), **engine)
 
     def oid(self, name: str) -> int | None:

@@ -153,8 +153,20 @@ class Doors:
 
         Raises `HoldfastError` when the server does not let it, naming the statement that a person can run.
         """
+        reason = self.opened_within(connection, timeout_s=REOPEN_TIMEOUT_S)
+        if reason is not None:
+            raise HoldfastError(
+                code="connection_failed",
+                msg="New connections may still be refused: the server did not let the swap undo ALLOW_CONNECTIONS false"
+                " within %d s: %s" % (REOPEN_TIMEOUT_S, reason),
+                hint="As soon as the server answers, run the same task again, or ALTER DATABASE ... ALLOW_CONNECTIONS"
+                " true on the live database.",
+            )
+
+    def opened_within(self, connection: Connection, *, timeout_s: float) -> str | None:
+        """Undo `close` as `reopen` does; return None, or why the server has not let it."""
         if not self.closed:
-            return
+            return None
         reasons: list[str] = []
 
         def opened() -> bool:
@@ -172,15 +184,10 @@ class Doors:
                 reasons.append(" ".join(str(exc).split()))
                 return False
 
-        if not wait_until(opened, timeout_s=REOPEN_TIMEOUT_S, interval_s=0.2):
-            raise HoldfastError(
-                code="connection_failed",
-                msg="New connections may still be refused: the server did not let the swap undo ALLOW_CONNECTIONS false"
-                " within %d s: %s" % (REOPEN_TIMEOUT_S, reasons[-1]),
-                hint="As soon as the server answers, run the same task again, or ALTER DATABASE ... ALLOW_CONNECTIONS"
-                " true on the live database.",
-            )
+        if not wait_until(opened, timeout_s=timeout_s, interval_s=0.2):
+            return reasons[-1]
         self.closed = False
+        return None
 
 
 def interrupted_runs(connection: Connection, *, oids: Sequence[int]) -> list[Mark]:

@@ -182,7 +182,6 @@ class Poolers:
         self.attempts = attempts
         self.attempt_timeout_s = attempt_timeout_s
         self.activity = activity
-        self.facts: list[dict[str, Any]] = []
         self._poolers: list[_Pooler] = []
 
     @property
@@ -195,8 +194,7 @@ class Poolers:
         Raises `HoldfastError` with the codes ``connection_failed``, ``authentication_failed``, ``permission_denied``,
         ``database_not_found``, ``unsupported`` or ``timeout``, naming every pooler that is of no use.
         """
-        for address in self.addresses:
-            self._poolers.append(_Pooler(address))
+        self._poolers = [_Pooler(address) for address in self.addresses]
         self._each(lambda pooler: pooler.open(self.database))
 
     def prepare(self) -> None:
@@ -222,6 +220,11 @@ class Poolers:
             )
 
     @property
+    def facts(self) -> list[dict[str, Any]]:
+        """Return for each pooler, in the order given, what it did; also after `close`."""
+        return [pooler.facts() for pooler in self._poolers]
+
+    @property
     def targets(self) -> list[Target]:
         """Return every name that is paused and resumed, with where its pooler is."""
         return [(gate.address, gate.name) for gate in self._gates]
@@ -235,7 +238,6 @@ class Poolers:
         """Close all connections. Whatever is paused stays so: `resume` comes first."""
         for pooler in self._poolers:
             pooler.close()
-        self._poolers = []
 
     def pause(self, *, timeout_s: float) -> None:
         """Make the clients of all poolers wait, and return when no transaction runs any more.
@@ -316,8 +318,8 @@ class Poolers:
         wait_until(quiet, timeout_s=max(0.0, timeout_s), interval_s=LOGIN_INTERVAL_S)
         return refusals
 
-    def resume(self) -> list[dict[str, Any]]:
-        """Let all clients go on, whether they wait or not, and return the facts for ``poolers[]``.
+    def resume(self) -> None:
+        """Let all clients go on, whether they wait or not.
 
         It never raises: a pooler that could not be told is named by ``error`` in its facts.
         """
@@ -333,8 +335,6 @@ class Poolers:
                 pooler.sent = None
         for probe in self._probes():
             probe.finish(timeout_s=PROBE_TIMEOUT_S)
-        self.facts = [pooler.facts() for pooler in self._poolers]
-        return self.facts
 
     def _refused(self, refusals: Sequence[Refusal], *, attempts: int) -> HoldfastError:
         pids = [client["server_pid"] for refusal in refusals for client in refusal.clients if client["server_pid"]]
@@ -399,12 +399,7 @@ def _entries_to(console: Console, database: str) -> list[Entry]:
     entries = {entry.name: entry for entry in console.entries()}
     for name in wanted:
         if name not in entries:
-            try:
-                console.command("RECONNECT " + argument(name))
-            except psycopg2.Error as exc:
-                if "no such database" not in str(exc):
-                    raise _broken(console.address, exc) from exc
-            entries = {entry.name: entry for entry in console.entries()}
+            entries.update(_asked_of_wildcard(console, name))
     if console.address.databases:
         found = [entries[name] for name in wanted if name in entries]
         missing = [name for name in wanted if name not in entries]
@@ -426,6 +421,22 @@ def _entries_to(console: Console, database: str) -> list[Entry]:
             pooler=console.address.name,
         )
     return found
+
+
+def _asked_of_wildcard(console: Console, name: str) -> dict[str, Entry]:
+    """Return the entry that a wildcard makes for ``name``, if there is a wildcard."""
+    # PgBouncer hides such an entry from SHOW while nobody is connected, after a third of a second at most.
+    for _attempt in range(3):
+        try:
+            console.command("RECONNECT " + argument(name))
+        except psycopg2.Error as exc:
+            if "no such database" in str(exc):
+                return {}
+            raise _broken(console.address, exc) from exc
+        found = {entry.name: entry for entry in console.entries() if entry.name == name}
+        if found:
+            return found
+    return {}
 
 
 class Resumer:

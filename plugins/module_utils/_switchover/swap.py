@@ -53,6 +53,9 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.drai
     interrupted_runs,
     undo_marks,
 )
+from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.pooler import Target
+from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.rescue import Rescue, own_process
+from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.watchdog import Watchdog
 
 with contextlib.suppress(ImportError):  # reported by connection.require_driver()
     import psycopg2
@@ -65,6 +68,13 @@ else:
 
 #: How long a run waits for the server process of a killed predecessor to end before it refuses.
 PREDECESSOR_TIMEOUT_S = 5
+
+#: What is kept back of max_pause for the process on guard, at most, and as a part of it.
+RESERVE_S = 1.0
+RESERVE_PART = 0.2
+
+#: How long poolers wait for the databases to be open again when a swap failed, which spares their clients an error.
+DOORS_FIRST_S = 2.0
 
 #: How long RENAME waits for sessions (CountOtherDBBackends in the server's storage/ipc/procarray.c).
 SERVER_WAIT_S = 5
@@ -84,24 +94,70 @@ SELECT l.pid
 """
 
 
-class Pooler(Protocol):
-    """Something that can make the clients of the live database wait."""
+class Poolers(Protocol):
+    """Everything that can make the clients of the live database wait; see `pooler.Poolers`."""
+
+    @property
+    def targets(self) -> Sequence[Target]:
+        """Return what is paused, for the process that is on guard."""
+
+    @property
+    def left_paused(self) -> Sequence[str]:
+        """Return the names of those that were found paused and have not been resumed."""
+
+    @property
+    def facts(self) -> Sequence[Mapping[str, Any]]:
+        """Return the facts for ``poolers[]`` as of now."""
+
+    def open(self) -> None:
+        """Connect; raises `HoldfastError` when one of them is of no use."""
+
+    def prepare(self) -> None:
+        """Do everything that can be done before clients wait."""
 
     def pause(self, *, timeout_s: float) -> None:
-        """Make clients wait, within the time; raises `HoldfastError` when it refuses."""
+        """Make clients wait, all or none, within the time; raises `HoldfastError` when one refuses."""
 
-    def resume(self) -> Mapping[str, Any]:
-        """Let clients go on, whether they wait or not, and return the facts for ``poolers[]``."""
+    def resume(self) -> None:
+        """Let clients go on, whether they wait or not; never raises."""
+
+    def close(self) -> None:
+        """Close the connections."""
 
 
 class DeadManSwitch(Protocol):
-    """Something that resumes the poolers when this process can not."""
+    """Something that lets clients go on when this process does not."""
 
     def arm(self, *, timeout_s: float) -> None:
-        """From now on, resume after the time unless disarmed."""
+        """From now on do so when this process ends, or after the time."""
+
+    def fired(self) -> bool:
+        """Return whether clients were let go on because of the time."""
 
     def disarm(self) -> None:
         """Do nothing any more, armed or not."""
+
+    def leave_armed(self) -> None:
+        """Do it now."""
+
+
+class _NoPoolers:
+    """What there is to do where clients connect directly."""
+
+    targets: Sequence[Target] = ()
+    left_paused: Sequence[str] = ()
+    facts: Sequence[Mapping[str, Any]] = ()
+
+    def open(self) -> None:
+        """Connect to nothing."""
+
+    prepare = close = open
+
+    def pause(self, *, timeout_s: float) -> None:
+        """Pause nothing."""
+
+    def resume(self) -> None:
+        """Resume nothing."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +174,11 @@ class SwapRequest:
     max_pause_s: float = 15
     keep_direct_clients_out: bool = True
     carry_over: bool = True
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Return the two names that change hands."""
+        return self.live, self.replacement
 
     def validate(self, *, maintenance_db: str) -> None:
         """Raise `HoldfastError` when the request makes no sense, whatever the server holds."""
@@ -157,14 +218,19 @@ def _option_invalid(msg: str, hint: str = "Correct the options; nothing was touc
 class Deadline:
     """The moment by which clients must be able to go on."""
 
-    timeout_s: float
+    max_pause_s: float
     started: float = field(default_factory=time.monotonic)
+
+    @property
+    def timeout_s(self) -> float:
+        """Return the seconds after which nothing is renamed any more: the rest is for letting clients go on."""
+        return self.max_pause_s - min(RESERVE_S, self.max_pause_s * RESERVE_PART)
 
     def left_s(self) -> float:
         """Return the seconds left; raises `HoldfastError` with the code ``timeout`` when there are none."""
         left_s = self.started + self.timeout_s - time.monotonic()
         if left_s <= 0:
-            raise _too_slow(self.timeout_s)
+            raise _too_slow(self.max_pause_s)
         return left_s
 
 
@@ -182,36 +248,28 @@ def swap_databases(
     server: Server,
     request: SwapRequest,
     check_mode: bool = False,
-    poolers: Sequence[Pooler] = (),
+    poolers: Poolers | None = None,
+    guarded: bool = False,
     switches: Sequence[DeadManSwitch] = (),
 ) -> dict[str, Any]:
     """Make the replacement the live database and retire the present one, as ``docs/undo-a-deployment.md`` describes.
 
     Return the keys that the module pg_swap documents. In check mode everything is examined and nothing is changed.
-    On an error nothing is renamed, connections are allowed as before and ``poolers`` are resumed; the codes are
-    ``confirm_required``, ``option_invalid``, ``name_invalid``, ``database_not_found``, ``database_invalid``,
+    With ``guarded`` a process of its own lets clients go on when this one is killed or stopped; ``switches`` are others
+    of that kind. On an error nothing is renamed, connections are allowed as before and ``poolers`` are resumed; the
+    codes are ``confirm_required``, ``option_invalid``, ``name_invalid``, ``database_not_found``, ``database_invalid``,
     ``target_exists``, ``server_is_standby``, ``permission_denied``, ``swap_blocked``, ``role_missing``,
-    ``operation_running``, ``database_in_use`` and ``timeout``.
+    ``operation_running``, ``database_in_use``, ``pause_refused``, ``timeout``, and those of `pooler.Poolers.open`.
     """
     started = time.monotonic()
     request.validate(maintenance_db=server.maintenance_db)
-    swap = _Swap(server, request, check_mode=check_mode)
-    with contextlib.closing(swap.connect()) as connection:
+    swap = _Swap(server, request, check_mode=check_mode, poolers=poolers or _NoPoolers(), switches=switches)
+    with contextlib.closing(swap.connect()) as connection, contextlib.closing(swap.poolers):
         refuse_standby(connection)
-        with _names_locked(connection, (request.live, request.replacement)):
-            result = swap.run(connection, poolers, switches)
+        with _names_locked(connection, request.names):
+            result = swap.run(connection, guarded=guarded)
     result["duration_s"] = round(time.monotonic() - started, 3)
     return result
-
-
-def let_clients_in(*, server: Server, request: SwapRequest) -> None:
-    """Undo what a killed run of ``request`` has closed, as the next run would; for the watchdog of that run."""
-    swap = _Swap(server, request, check_mode=False)
-    with (
-        contextlib.closing(swap.connect()) as connection,
-        _names_locked(connection, (request.live, request.replacement)),
-    ):
-        swap.undo_killed_run(connection)
 
 
 def lock_key(name: str) -> int:
@@ -273,10 +331,20 @@ class _Plan:
 class _Swap:
     """One run of the protocol."""
 
-    def __init__(self, server: Server, request: SwapRequest, *, check_mode: bool) -> None:
+    def __init__(
+        self,
+        server: Server,
+        request: SwapRequest,
+        *,
+        check_mode: bool,
+        poolers: Poolers,
+        switches: Sequence[DeadManSwitch],
+    ) -> None:
         self.server = server
         self.request = request
         self.check_mode = check_mode
+        self.poolers = poolers
+        self.switches = tuple(switches)
 
     def connect(self) -> Connection:
         """Open a session in the maintenance database; one in either of the pair would block the renaming."""
@@ -284,16 +352,23 @@ class _Swap:
         prepare_session(connection)
         return connection
 
-    def run(
-        self, connection: Connection, poolers: Sequence[Pooler], switches: Sequence[DeadManSwitch]
-    ) -> dict[str, Any]:
+    def run(self, connection: Connection, *, guarded: bool) -> dict[str, Any]:
         """Examine, then make clients wait, exchange the names and let them go on."""
         marks = self.undo_killed_run(connection)
-        resumed = "undone" if marks else None
+        self.poolers.open()
+        left_paused = list(self.poolers.left_paused)
+        if left_paused and not self.check_mode:
+            self.poolers.resume()
+        resumed = "undone" if marks or left_paused else None
         done = self._already_swapped(connection)
         if done is not None:
-            facts = [] if self.check_mode else [dict(pooler.resume()) for pooler in poolers]
-            return dict(done, poolers=facts)
+            return dict(
+                done,
+                changed=bool(left_paused),
+                resumed_poolers=left_paused,
+                poolers=self._facts(),
+                stall_source=None,
+            )
         plan, carried_over = self._rehearse(connection, self._examine(connection), marks)
         result: dict[str, Any] = {
             "changed": True,
@@ -302,10 +377,12 @@ class _Swap:
             "retired": plan.retired_name,
             "retired_oid": plan.live.oid,
             "resumed": resumed,
+            "resumed_poolers": left_paused,
             "carried_over": carried_over,
             "terminated": [],
-            "poolers": [],
+            "poolers": self._facts(),
             "stall_ms": None,
+            "stall_source": None,
             "diff": {
                 "before": {plan.live.name: plan.live.oid, plan.replacement.name: plan.replacement.oid},
                 "after": {plan.live.name: plan.replacement.oid, plan.retired_name: plan.live.oid},
@@ -314,14 +391,38 @@ class _Swap:
         if self.check_mode:
             occupants = read_occupants(connection=connection, oids=plan.oids)
             return dict(result, sessions=[session.as_dict() for session in occupants])
-        terminated, facts, stall_s = self._exchange_while_clients_wait(connection, plan, poolers, switches)
+        self.poolers.prepare()
+        if guarded:
+            self.switches += (self._guardian(connection),)
+        terminated, stall_s = self._exchange_while_clients_wait(connection, plan)
+        facts = self._facts()
+        longest = max(facts, key=lambda fact: float(fact["stall_ms"]), default=None)
         result.update(
             terminated=[session.as_dict() for session in terminated],
             poolers=facts,
-            stall_ms=round(stall_s * 1000, 1),
+            stall_ms=longest["stall_ms"] if longest else round(stall_s * 1000, 1),
+            stall_source=longest["stall_source"] if longest else "server",
             sessions=[],
         )
         return result
+
+    def _facts(self) -> list[dict[str, Any]]:
+        return [dict(fact) for fact in self.poolers.facts]
+
+    def _guardian(self, connection: Connection) -> Watchdog:
+        """Return the process that does in the place of this one what lets clients go on."""
+
+        def open_databases(connection: Connection) -> None:
+            with _names_locked(connection, self.request.names):
+                self.undo_killed_run(connection)
+
+        rescue = Rescue(
+            connect=self.connect,
+            swap=own_process(connection),
+            open_databases=open_databases,
+            targets=self.poolers.targets,
+        )
+        return Watchdog(rescue.run, prepare=rescue.prepare)
 
     def undo_killed_run(self, connection: Connection) -> list[Mark]:
         """Let clients in where a killed run has left them out, and return what it left; check mode only looks."""
@@ -444,48 +545,62 @@ class _Swap:
             connection=connection, database=plan.replacement.name, properties=plan.wanted, current=plan.current
         )
 
-    def _exchange_while_clients_wait(
-        self, connection: Connection, plan: _Plan, poolers: Sequence[Pooler], switches: Sequence[DeadManSwitch]
-    ) -> tuple[list[Session], list[dict[str, Any]], float]:
-        """Return the terminated sessions, the facts of the poolers and the seconds that clients waited."""
-        facts: list[dict[str, Any]] = []
+    def _exchange_while_clients_wait(self, connection: Connection, plan: _Plan) -> tuple[list[Session], float]:
+        """Return the terminated sessions and the seconds that clients waited."""
         doors = Doors(connect=self.connect)
-
-        def resume(pooler: Pooler) -> None:
-            facts.append(dict(pooler.resume()))
-
         with contextlib.ExitStack() as armed:
-            for switch in switches:
-                armed.callback(switch.disarm)
-                switch.arm(timeout_s=self.request.max_pause_s)
+            for switch in self.switches:
+                armed.callback(self._stand_down, switch)
+                switch.arm(timeout_s=Deadline(self.request.max_pause_s).timeout_s)
             deadline = Deadline(self.request.max_pause_s)
             with contextlib.ExitStack() as waiting:
-                for pooler in poolers:
-                    # Also one that refuses is resumed: it may have paused after its time was up.
-                    waiting.callback(resume, pooler)
-                    pooler.pause(timeout_s=deadline.left_s())
+                # In reverse: databases open before poolers turn to them, but clients do not wait for a dead server.
                 waiting.callback(doors.reopen, connection)
-                if self.request.keep_direct_clients_out:
-                    doors.close(connection, (plan.live, plan.replacement))
-                terminated = drain(
-                    connection,
-                    oids=plan.oids,
-                    drain_timeout_s=self.request.drain_timeout_s,
-                    terminate=self.request.terminate,
-                    timeout_s=deadline.left_s(),
-                )
+                waiting.callback(self.poolers.resume)
+                waiting.callback(doors.opened_within, connection, timeout_s=DOORS_FIRST_S)
+                self.poolers.pause(timeout_s=deadline.left_s())
                 try:
-                    self._exchange(connection, plan, doors, deadline)
-                except psycopg2.Error as exc:
-                    if not connection.closed:
-                        raise self._explained(connection, exc, plan) from exc
-                    # The connection is lost, and perhaps only the answer to COMMIT with it.
-                    doors.reopen(connection)
-                    if not self._landed(plan):
-                        raise
+                    terminated = self._exchange_among_nobody(connection, plan, doors, deadline)
+                except psycopg2.Error:
+                    self._still_waiting()  # the process on guard ends this session when it acts
+                    raise
                 doors.closed = False
             stall_s = time.monotonic() - deadline.started
-        return terminated, facts, stall_s
+        return terminated, stall_s
+
+    def _exchange_among_nobody(
+        self, connection: Connection, plan: _Plan, doors: Doors, deadline: Deadline
+    ) -> list[Session]:
+        """Keep clients out, wait until the others have left, exchange, and return the terminated sessions."""
+        if self.request.keep_direct_clients_out:
+            doors.close(connection, (plan.live, plan.replacement))
+        terminated = drain(
+            connection,
+            oids=plan.oids,
+            drain_timeout_s=self.request.drain_timeout_s,
+            terminate=self.request.terminate,
+            timeout_s=deadline.left_s(),
+        )
+        try:
+            self._exchange(connection, plan, doors, deadline)
+        except psycopg2.Error as exc:
+            if not connection.closed:
+                raise self._explained(connection, exc, plan) from exc
+            # The connection is lost, and perhaps only the answer to COMMIT with it.
+            if doors.opened_within(connection, timeout_s=DOORS_FIRST_S) is not None or not self._landed(plan):
+                raise
+        return terminated
+
+    def _stand_down(self, switch: DeadManSwitch) -> None:
+        if self.poolers.left_paused:
+            switch.leave_armed()
+        else:
+            switch.disarm()
+
+    def _still_waiting(self) -> None:
+        """Raise `HoldfastError` when clients do not wait any more, so that nothing may be renamed."""
+        if any(switch.fired() for switch in self.switches):
+            raise _too_slow(self.request.max_pause_s)
 
     def _exchange(self, connection: Connection, plan: _Plan, doors: Doors, deadline: Deadline) -> None:
         """Everything that makes the replacement live, in one transaction."""
@@ -509,6 +624,7 @@ class _Swap:
                     hint="Find out who renames databases here, look with pg_database_info, then run the task again.",
                     blockers=[],
                 )
+            self._still_waiting()
 
     def _landed(self, plan: _Plan) -> bool:
         """Return whether the names were exchanged, asked on a new connection once the lost one has ended."""
@@ -543,16 +659,18 @@ def _require_rights(connection: Connection, databases: Sequence[Database]) -> No
 
 
 def _limit_waits(connection: Connection, timeout_s: float) -> None:
-    """Bound what the next statements of the transaction may wait for.
+    """Bound what the next statements of the transaction may wait for, and how long the server waits for us.
 
-    The time for which RENAME itself waits for sessions is not bounded by lock_timeout.
+    The time for which RENAME itself waits for sessions is not bounded by lock_timeout. The last one is for a process
+    that is stopped here and would commit when it comes to itself.
     """
     limit = "%dms" % max(1, int(timeout_s * 1000))
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT pg_catalog.set_config('lock_timeout', %s, true),"
-            " pg_catalog.set_config('statement_timeout', %s, true)",
-            (limit, limit),
+            " pg_catalog.set_config('statement_timeout', %s, true),"
+            " pg_catalog.set_config('idle_in_transaction_session_timeout', %s, true)",
+            (limit, limit, limit),
         )
 
 
