@@ -227,11 +227,11 @@ def _plan(connection: Connection, source: str, target: str, strategy: str) -> _P
         size_bytes=size_bytes,
         free_bytes=free,
         free_reason=reason,
-        stale=_stale_copies(connection),
+        stale=stale_copies(connection),
     )
 
 
-def _stale_copies(connection: Connection) -> list[Database]:
+def stale_copies(connection: Connection) -> list[Database]:
     """Return unfinished copies whose server process has ended: nobody was ever able to connect to them."""
     candidates = {}
     for database in list_databases(connection=connection):
