@@ -87,7 +87,7 @@ class SpyPoolers:
     def prepare(self) -> None:
         self.log.append("prepare")
 
-    def pause(self, *, timeout_s: float) -> None:
+    def pause(self, *, timeout_s: float, activity: object) -> None:
         self.log.append("pause")
         assert 0 < timeout_s <= 15
         if self.on_pause is not None:

@@ -163,10 +163,7 @@ class _Pooler:
 
 
 class Poolers:
-    """Every PgBouncer in front of one database, as one.
-
-    ``activity`` returns the server's sessions with given process ids; it is asked when a PAUSE is refused.
-    """
+    """Every PgBouncer in front of one database, as one."""
 
     def __init__(
         self,
@@ -175,13 +172,11 @@ class Poolers:
         database: str,
         attempts: int = ATTEMPTS,
         attempt_timeout_s: float = ATTEMPT_TIMEOUT_S,
-        activity: Activity | None = None,
     ) -> None:
         self.addresses = tuple(addresses)
         self.database = database
         self.attempts = attempts
         self.attempt_timeout_s = attempt_timeout_s
-        self.activity = activity
         self._poolers: list[_Pooler] = []
 
     @property
@@ -239,11 +234,11 @@ class Poolers:
         for pooler in self._poolers:
             pooler.close()
 
-    def pause(self, *, timeout_s: float) -> None:
+    def pause(self, *, timeout_s: float, activity: Activity | None = None) -> None:
         """Make the clients of all poolers wait, and return when no transaction runs any more.
 
         Raises `HoldfastError` with the code ``pause_refused`` when one does not get there within the attempts or the
-        time; all are resumed then.
+        time; all are resumed then. ``activity`` returns the server's sessions with given process ids, for the message.
         """
         deadline = time.monotonic() + timeout_s
         for number in range(1, self.attempts + 1):
@@ -253,7 +248,7 @@ class Poolers:
             if not refusals:
                 return
             if number == self.attempts or time.monotonic() >= deadline:
-                raise self._refused(refusals, attempts=number)
+                raise _refused(refusals, attempts=number, activity=activity)
             for gate in self._gates:
                 gate.reopen()
 
@@ -336,27 +331,28 @@ class Poolers:
         for probe in self._probes():
             probe.finish(timeout_s=PROBE_TIMEOUT_S)
 
-    def _refused(self, refusals: Sequence[Refusal], *, attempts: int) -> HoldfastError:
-        pids = [client["server_pid"] for refusal in refusals for client in refusal.clients if client["server_pid"]]
-        sessions = {session.pid: session for session in self.activity(pids)} if self.activity and pids else {}
-        for refusal in refusals:
-            for client in refusal.clients:
-                session = sessions.get(client["server_pid"])
-                if session is not None:
-                    client.update(
-                        state=session.state,
-                        transaction_age_s=session.transaction_age_s,
-                        query_age_s=session.query_age_s,
-                        query=session.query,
-                    )
-        return HoldfastError(
-            code="pause_refused",
-            msg="Clients could not be made to wait in %d attempt%s; nothing is paused: %s"
-            % (attempts, "" if attempts == 1 else "s", "; ".join(refusal.describe() for refusal in refusals)),
-            hint="Let these clients end their transactions, or end them with pg_terminate_backend(pid); then run the"
-            " task again.",
-            refusals=[refusal.as_dict() for refusal in refusals],
-        )
+
+def _refused(refusals: Sequence[Refusal], *, attempts: int, activity: Activity | None) -> HoldfastError:
+    pids = [client["server_pid"] for refusal in refusals for client in refusal.clients if client["server_pid"]]
+    sessions = {session.pid: session for session in activity(pids)} if activity and pids else {}
+    for refusal in refusals:
+        for client in refusal.clients:
+            session = sessions.get(client["server_pid"])
+            if session is not None:
+                client.update(
+                    state=session.state,
+                    transaction_age_s=session.transaction_age_s,
+                    query_age_s=session.query_age_s,
+                    query=session.query,
+                )
+    return HoldfastError(
+        code="pause_refused",
+        msg="Clients could not be made to wait in %d attempt%s; nothing is paused: %s"
+        % (attempts, "" if attempts == 1 else "s", "; ".join(refusal.describe() for refusal in refusals)),
+        hint="Let these clients end their transactions, or end them with pg_terminate_backend(pid); then run the"
+        " task again.",
+        refusals=[refusal.as_dict() for refusal in refusals],
+    )
 
 
 def _require_admin(console: Console) -> None:
@@ -479,7 +475,6 @@ def paused(
         database=database,
         attempts=attempts,
         attempt_timeout_s=attempt_timeout_s,
-        activity=activity,
     )
     poolers.open()
     with contextlib.closing(poolers), contextlib.ExitStack() as armed:
@@ -496,7 +491,7 @@ def paused(
             guardian.arm(timeout_s=max_pause_s)
             armed.callback(lambda: guardian.leave_armed() if poolers.left_paused else guardian.disarm())
         try:
-            poolers.pause(timeout_s=timeout_s)
+            poolers.pause(timeout_s=timeout_s, activity=activity)
             yield poolers
         finally:
             poolers.resume()

@@ -43,6 +43,7 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.data
     prepare_session,
     read_blockers,
     read_occupants,
+    read_sessions,
     transaction,
 )
 from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.drain import (
@@ -53,7 +54,7 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.drai
     interrupted_runs,
     undo_marks,
 )
-from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.pooler import Target
+from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.pooler import Activity, Target
 from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.rescue import Rescue, own_process
 from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.watchdog import Watchdog
 
@@ -115,7 +116,7 @@ class Poolers(Protocol):
     def prepare(self) -> None:
         """Do everything that can be done before clients wait."""
 
-    def pause(self, *, timeout_s: float) -> None:
+    def pause(self, *, timeout_s: float, activity: Activity | None = None) -> None:
         """Make clients wait, all or none, within the time; raises `HoldfastError` when one refuses."""
 
     def resume(self) -> None:
@@ -153,7 +154,7 @@ class _NoPoolers:
 
     prepare = close = open
 
-    def pause(self, *, timeout_s: float) -> None:
+    def pause(self, *, timeout_s: float, activity: Activity | None = None) -> None:
         """Pause nothing."""
 
     def resume(self) -> None:
@@ -558,7 +559,10 @@ class _Swap:
                 waiting.callback(doors.reopen, connection)
                 waiting.callback(self.poolers.resume)
                 waiting.callback(doors.opened_within, connection, timeout_s=DOORS_FIRST_S)
-                self.poolers.pause(timeout_s=deadline.left_s())
+                self.poolers.pause(
+                    timeout_s=deadline.left_s(),
+                    activity=lambda pids: read_sessions(connection=connection, oids=(), pids=pids),
+                )
                 try:
                     terminated = self._exchange_among_nobody(connection, plan, doors, deadline)
                 except psycopg2.Error:
