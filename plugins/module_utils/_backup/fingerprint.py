@@ -281,32 +281,44 @@ BY_TEXT = 'hashtextextended({c}::text COLLATE "C", {seed})'
 BY_OUTPUT = "CASE num_nulls({c}) WHEN 0 THEN hashtextextended(format('%s', {c}) COLLATE \"C\", {seed}) END"
 
 
+def hash_template(column: Column, *, server_version: int) -> str:
+    """Return how a value of the column is hashed, with ``{c}`` for the column and ``{seed}`` for a number."""
+    builtin = column.type_kind == "b"
+    if builtin and column.type_name in NATIVE:
+        newer = NATIVE_18 if server_version >= 180000 else {}
+        return newer.get(column.type_name) or NATIVE[column.type_name]
+    if builtin and column.type_name == "numeric" and column.typmod >= 0:
+        return NUMERIC_WITH_SCALE
+    if builtin and column.type_name == "bpchar":
+        return CHAR_WITH_LENGTH if column.typmod >= 0 else BY_OUTPUT
+    if builtin and column.type_name == "bytea":
+        return BYTES
+    return BY_OUTPUT if column.text_function else BY_TEXT
+
+
 def column_hash(column: Column, *, position: int, server_version: int) -> sql.Composable:
     """Return an expression of type bigint: the hash of one column's value, which depends on the column's position.
 
     Positions count from 0 and skip dropped columns. The value does not depend on ``server_version``.
     """
-    template = BY_TEXT
-    builtin = column.type_kind == "b"
-    if builtin and column.type_name in NATIVE:
-        newer = NATIVE_18 if server_version >= 180000 else {}
-        template = newer.get(column.type_name) or NATIVE[column.type_name]
-    elif builtin and column.type_name == "numeric" and column.typmod >= 0:
-        template = NUMERIC_WITH_SCALE
-    elif builtin and column.type_name == "bpchar":
-        template = CHAR_WITH_LENGTH if column.typmod >= 0 else BY_OUTPUT
-    elif builtin and column.type_name == "bytea":
-        template = BYTES
-    elif column.text_function:
-        template = BY_OUTPUT
+    return value_hash(hash_template(column, server_version=server_version), column.name, position=position)
+
+
+def value_hash(template: str, column: str, *, position: int) -> sql.Composable:
+    """Return the expression that ``template`` makes for a column of the table called ``t``; nulls have a hash, too."""
     return sql.SQL("coalesce({hash}, {null})").format(
         hash=sql.SQL(template).format(
-            c=sql.Identifier("t", column.name),
+            c=sql.Identifier("t", column),
             seed=sql.SQL("%d::bigint" % _constant(position)),
             small_seed=sql.SQL("%d" % (position + 1)),
         ),
         null=sql.SQL("%d::bigint" % _constant(-position - 1)),
     )
+
+
+def row_hash(hashes: Sequence[sql.Composable]) -> sql.Composable:
+    """Return the expression that joins the hashes of a row's values into one."""
+    return sql.SQL("hashint4extended(0, {})").format(sql.SQL(" # ").join(hashes) if hashes else sql.SQL("0::bigint"))
 
 
 def _constant(number: int) -> int:
@@ -326,8 +338,7 @@ def table_query(relation: Relation, *, server_version: int) -> sql.Composable:
     if relation.kind == "m":
         return sql.SQL("SELECT count(*), NULL FROM {}").format(target)
     hashes = [column_hash(c, position=n, server_version=server_version) for n, c in enumerate(relation.columns)]
-    row = sql.SQL(" # ").join(hashes) if hashes else sql.SQL("0::bigint")
-    return sql.SQL("SELECT count(*), sum(hashint4extended(0, {})) FROM ONLY {} AS t").format(row, target)
+    return sql.SQL("SELECT count(*), sum({}) FROM ONLY {} AS t").format(row_hash(hashes), target)
 
 
 # --- reading -------------------------------------------------------------------------------------------------------
@@ -426,18 +437,19 @@ def _import_snapshot(cursor: Any, snapshot: str) -> None:
     except psycopg2.Error as exc:
         raise HoldfastError(
             code="snapshot_lost",
-            msg="Cannot use the snapshot %s: %s" % (snapshot, _primary_message(exc)),
+            msg="Cannot use the snapshot %s: %s" % (snapshot, primary_message(exc)),
             hint="The transaction that exported it has ended, or it is of another database; run the task again.",
             sqlstate=exc.pgcode,
         ) from exc
 
 
-def _primary_message(exc: psycopg2.Error) -> str:
+def primary_message(exc: psycopg2.Error) -> str:
+    """Return what the server says first, on one line."""
     return " ".join(str(exc.diag.message_primary or exc).split())
 
 
 def _relations(connection: Connection) -> list[Relation]:
-    with _reading("the list of tables"), connection.cursor() as cursor:
+    with reading("the list of tables"), connection.cursor() as cursor:
         cursor.execute(RELATIONS, {"kinds": ["r", "m"]})
         rows = cursor.fetchall()
         # Null, not false, says that a relation was dropped meanwhile; reading it will say so too.
@@ -449,7 +461,7 @@ def _relations(connection: Connection) -> list[Relation]:
         columns: dict[int, list[Column]] = {oid: [] for oid in oids}
         cursor.execute(COLUMNS, {"relations": oids})
         for relation, name, type_oid, typmod in cursor.fetchall():
-            columns[relation].append(_column(name, type_oid, typmod, types))
+            columns[relation].append(column_of(name, type_oid, typmod, types))
     return [
         Relation(
             oid=row[0],
@@ -464,7 +476,8 @@ def _relations(connection: Connection) -> list[Relation]:
     ]
 
 
-def _column(name: str, type_oid: int, typmod: int, types: Mapping[int, Sequence[Any]]) -> Column:
+def column_of(name: str, type_oid: int, typmod: int, types: Mapping[int, Sequence[Any]]) -> Column:
+    """Return the column whose type ``types``, rows of `TYPES_OF_COLUMNS` by OID, describe."""
     schema, type_name, kind, base, domain_typmod, text_function = types[type_oid]
     while kind == "d":
         typmod = domain_typmod
@@ -496,7 +509,7 @@ def _some(names: Sequence[str], limit: int = 10) -> str:
 def _read_relation(connection: Connection, relation: Relation) -> TableProof:
     if relation.kind == "m" and not relation.populated:
         return TableProof(rows=0, hash="", populated=False)
-    with _reading("the " + relation.label, relation=relation.name), connection.cursor() as cursor:
+    with reading("the " + relation.label, relation=relation.name), connection.cursor() as cursor:
         cursor.execute("SAVEPOINT relation")
         cursor.execute(table_query(relation, server_version=connection.server_version))
         result = only_row(cursor)
@@ -517,7 +530,7 @@ def _read_relation(connection: Connection, relation: Relation) -> TableProof:
 
 
 @contextlib.contextmanager
-def _reading(what: str, **details: Any) -> Iterator[None]:
+def reading(what: str, **details: Any) -> Iterator[None]:
     """Turn errors of the driver in the block into one that says what was read; ``details`` go into its result."""
     try:
         yield
@@ -527,7 +540,7 @@ def _reading(what: str, **details: Any) -> Iterator[None]:
             code, hint = FAILURES["lost"]
         raise HoldfastError(
             code=code,
-            msg="Cannot read %s: %s" % (what, _primary_message(exc)),
+            msg="Cannot read %s: %s" % (what, primary_message(exc)),
             hint=hint,
             sqlstate=exc.pgcode,
             **details,
@@ -535,12 +548,12 @@ def _reading(what: str, **details: Any) -> Iterator[None]:
 
 
 def _read_rest(connection: Connection) -> dict[str, Any]:
-    with _reading("the inventory of objects"):
+    with reading("the inventory of objects"):
         objects = read_objects(connection=connection)
     return {
         "sequences": read_sequences(connection),
         "objects": objects,
-        "large_objects": _read_large_objects(connection),
+        "large_objects": read_large_objects(connection),
     }
 
 
@@ -551,7 +564,7 @@ def read_sequences(connection: Connection) -> dict[str, dict[str, Any]]:
     ``snapshot_lost`` when a sequence was dropped meanwhile.
     """
     sequences: dict[str, dict[str, Any]] = {}
-    with _reading("the sequences"), connection.cursor() as cursor:
+    with reading("the sequences"), connection.cursor() as cursor:
         cursor.execute(SEQUENCE_DEFINITIONS)
         rows = cursor.fetchall()
         _refuse_unreadable([row[2] for row in rows if row[11] is False], "lacks USAGE on the schema or SELECT on")
@@ -582,13 +595,15 @@ def read_sequences(connection: Connection) -> dict[str, dict[str, Any]]:
     return sequences
 
 
-def _read_large_objects(connection: Connection) -> dict[str, str]:
+def read_large_objects(connection: Connection, oids: Sequence[int] | None = None) -> dict[str, str]:
+    """Return the SHA-256 of the large objects ``oids``, or of all, by OID."""
     hashes: dict[str, str] = {}
-    with _reading("the large objects"), connection.cursor() as cursor:
-        cursor.execute("SELECT oid FROM pg_largeobject_metadata ORDER BY oid")
-        oids = [row[0] for row in cursor.fetchall()]
+    with reading("the large objects"), connection.cursor() as cursor:
+        if oids is None:
+            cursor.execute("SELECT oid FROM pg_largeobject_metadata ORDER BY oid")
+            oids = [row[0] for row in cursor.fetchall()]
         for start in range(0, len(oids), LARGE_OBJECTS_PER_QUERY):
-            batch = oids[start : start + LARGE_OBJECTS_PER_QUERY]
+            batch = list(oids[start : start + LARGE_OBJECTS_PER_QUERY])
             cursor.execute(LARGE_OBJECTS, (batch, LARGE_OBJECT_CHUNK_BYTES))
             for oid, size_bytes, digest in cursor.fetchall():
                 longer = size_bytes == LARGE_OBJECT_CHUNK_BYTES
