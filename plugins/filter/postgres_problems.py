@@ -32,7 +32,7 @@ options:
     elements: str
     required: true
   state:
-    description: What was found on the host, in C(clusters), C(directories), C(listening) and C(certificate).
+    description: What was found on the host, in C(clusters), C(paths), C(listening), C(certificate) and C(identities).
     type: dict
     required: true
 positional: _input
