@@ -47,7 +47,7 @@ options:
   kind:
     description: What the deployment does.
     type: str
-    choices: [deploy, rollback, backup, restore, verify]
+    choices: [deploy, rollback, backup, restore, verify, cleanup]
     default: deploy
   status:
     description: How the deployment ended. Required for V(closed), and without meaning otherwise.

@@ -13,8 +13,9 @@ STAGES = {
     "deploy": ("preflight", "backup", "rollback_point", "migrate", "verify"),
     "rollback": ("rollback",),
     "backup": ("backup",),
+    "cleanup": ("cleanup",),
 }
-ORDER = (*STAGES["deploy"], "rollback", "report")
+ORDER = (*STAGES["deploy"], "rollback", "cleanup", "report")
 
 
 def report_document(deployment: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -22,15 +23,16 @@ def report_document(deployment: Mapping[str, Any], facts: Mapping[str, Any]) -> 
 
     ``deployment`` is the ledger's record (while the run is open, or closed); ``facts`` are the results that the
     stages registered, an empty mapping or None for a stage that did not run. Keys of the document: ``deployment``,
-    ``steps``, ``backup``, ``migrations``, ``checks``, ``rollback`` (or None), ``failure`` (or None), ``versions``,
-    ``summary`` (one paragraph), ``ok``, and what the ledger has not heard of yet: ``steps_to_record`` and
-    ``point_to_record`` (or None), a rollback point that nobody needs because nothing was changed.
+    ``steps``, ``backup``, ``migrations``, ``checks``, ``rollback`` (or None), ``cleanup`` (or None), ``failure`` (or
+    None), ``versions``, ``summary`` (one paragraph), ``ok``, and what the ledger has not heard of yet:
+    ``steps_to_record`` and ``point_to_record`` (or None), a rollback point that nobody needs because nothing was
+    changed.
     """
     kind = str(facts["kind"])
     failure = _failure(facts.get("failure"), started=facts.get("started") or {}, first=STAGES[kind][0])
     swap = facts.get("swap") or {}
     swapped = bool(swap.get("live_oid")) and not swap.get("failed") and not facts.get("check_mode")
-    status = _status(kind, failure, swapped)
+    status = "rolled_back" if facts.get("undone_by") else _status(kind, failure, swapped)
     steps = [_step(step, run_started_at=deployment.get("started_at")) for step in deployment.get("steps") or []]
     missing = _missing_steps(kind, facts, failure, swapped)
     checks = _checks(facts)
@@ -53,6 +55,7 @@ def report_document(deployment: Mapping[str, Any], facts: Mapping[str, Any]) -> 
         "migrations": _migrations(facts),
         "checks": checks,
         "rollback": _rollback(facts, swapped),
+        "cleanup": _cleanup(facts.get("cleanup")),
         "failure": failure,
         "versions": _versions(facts, swapped),
         "ok": status == "succeeded" and not facts.get("incomplete") and not (swapped and _broken(checks, "rollback")),
@@ -214,6 +217,12 @@ def _rollback(facts: Mapping[str, Any], swapped: bool) -> dict[str, Any] | None:
     }
 
 
+def _cleanup(result: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if not result or "removed" not in result:
+        return None
+    return {key: result.get(key) for key in ("removed", "kept", "freed_bytes")}
+
+
 def _versions(facts: Mapping[str, Any], swapped: bool) -> dict[str, Any]:
     """Return the schema version before and now, as far as this run knows them."""
     status = facts.get("status") or {}
@@ -221,6 +230,8 @@ def _versions(facts: Mapping[str, Any], swapped: bool) -> dict[str, Any]:
     before = status.get("current_version")
     outcome = facts.get("outcome") or {}
     now = outcome.get("current_version") or migrate.get("current_version") or before
+    if facts.get("undone_by"):
+        now = before
     if swapped:
         now = (facts.get("plan") or {}).get("schema_version") or before
     return {"before": before, "now": now}
@@ -255,15 +266,22 @@ def _what_happened(document: Mapping[str, Any], facts: Mapping[str, Any], *, swa
     kind, database = document["deployment"]["kind"], facts["database"]
     version = document["versions"]["now"]
     serves = "%s serves%s" % (database, " at %s" % version if version else "")
+    if facts.get("undone_by"):
+        return _what_was_undone(document, facts)
     if document["failure"]:
         return _what_failed(document["failure"], facts, kind=kind, swapped=swapped, serves=serves)
     if facts.get("check_mode"):
         return "Check mode: %s" % _what_would_happen(document, facts, kind=kind)
-    if kind == "backup":
-        archive = document["backup"] or {}
-        return "%s was archived as %s (%s bytes)." % (database, archive.get("path"), archive.get("bytes"))
-    if kind == "rollback":
-        return "The deployment was undone: %s." % serves
+    archive = document["backup"] or {}
+    return {
+        "deploy": _what_was_deployed(document, facts, serves=serves),
+        "backup": "%s was archived as %s (%s bytes)." % (database, archive.get("path"), archive.get("bytes")),
+        "cleanup": _what_was_cleaned(document["cleanup"] or {}, database, "were dropped"),
+        "rollback": "The deployment was undone: %s." % serves,
+    }[kind]
+
+
+def _what_was_deployed(document: Mapping[str, Any], facts: Mapping[str, Any], *, serves: str) -> str:
     applied = [str(row["version"]) for row in document["migrations"]]
     pending = _pending(facts)
     if applied:
@@ -281,10 +299,31 @@ def _what_would_happen(document: Mapping[str, Any], facts: Mapping[str, Any], *,
     database = facts["database"]
     if kind == "rollback":
         return str((document["rollback"] or {}).get("sentence"))
+    if kind == "cleanup":
+        return _what_was_cleaned(document["cleanup"] or {}, database, "would be dropped")
     if kind == "backup":
         archive = facts.get("archive") or {}
         return "%s would be archived as %s." % (database, archive.get("path"))
     return "%s would be applied to %s." % (", ".join(_pending(facts)) or "nothing", database)
+
+
+def _what_was_cleaned(cleanup: Mapping[str, Any], database: str, verb: str) -> str:
+    removed, kept = cleanup.get("removed") or [], cleanup.get("kept") or []
+    gone = "%s (%s bytes)" % (", ".join(row["name"] for row in removed), cleanup.get("freed_bytes"))
+    return "Of the side databases of %s, %s %s and %d kept." % (database, gone if removed else "none", verb, len(kept))
+
+
+def _what_was_undone(document: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    applied = ", ".join(str(row["version"]) for row in document["migrations"])
+    failure = document["failure"]
+    return "%s was applied to %s, and UNDONE MEANWHILE by %s: the version before serves.%s" % (
+        applied,
+        facts["database"],
+        facts["undone_by"],
+        " The deployment had failed at the stage %s: %s." % (failure["stage"], str(failure["msg"]).rstrip("."))
+        if failure
+        else "",
+    )
 
 
 def _pending(facts: Mapping[str, Any]) -> list[str]:

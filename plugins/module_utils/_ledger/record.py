@@ -22,7 +22,7 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
 
 STATES = ("opened", "recorded", "closed", "listed")
-KINDS = ("deploy", "rollback", "backup", "restore", "verify")
+KINDS = ("deploy", "rollback", "backup", "restore", "verify", "cleanup")
 FINAL_STATUSES = ("succeeded", "failed", "rolled_back", "stopped")
 STEP_STATUSES = ("running", "succeeded", "failed", "skipped", "rolled_back", "stopped")
 ROLLBACK_POINT_KINDS = ("clone", "archive")
