@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
 import hashlib
+import io
 import json
 import os
 import re
@@ -30,6 +32,7 @@ else:
 DIRECTORY_MODE = 0o700
 FILE_MODE = 0o600
 MANIFEST = "manifest.json"
+REJECTIONS = "rejected.csv"
 
 #: The first column of a file with rows: how the row came to be left behind.
 CHANGE_COLUMN = "holdfast_change"
@@ -53,6 +56,7 @@ class _Sink:
         self._descriptor = descriptor
         self.digest = hashlib.sha256()
         self.bytes = 0
+        self.changed = False
 
     def write(self, content: bytes) -> int:
         """Write all of it."""
@@ -77,7 +81,7 @@ class Export:
 
     def begin(self) -> None:
         """Make the directory."""
-        with self._explained():
+        with explained(self.path):
             if not self.check_mode:
                 os.makedirs(os.path.dirname(os.path.abspath(self.path)), mode=0o750, exist_ok=True)
                 if not os.path.isdir(self.path):
@@ -133,7 +137,7 @@ class Export:
         return sql.Identifier(name)
 
     def _write(self, table: Table, name: str, kind: str, produce: Callable[[_Sink], int]) -> str:
-        with self._explained(), self._draft(name) as sink:
+        with explained(self.path), self._draft(name) as sink:
             rows = produce(sink)
         self.files.append(
             {
@@ -150,38 +154,16 @@ class Export:
 
     @contextlib.contextmanager
     def _draft(self, name: str) -> Iterator[_Sink]:
-        """A file that gets its name when the block has succeeded and it differs from the one of that name."""
-        final, draft = os.path.join(self.path, name), os.path.join(self.path, ".%s.partial" % name)
-        if self.check_mode:
-            sink = _Sink(None)
+        with draft(os.path.join(self.path, name), check_mode=self.check_mode) as sink:
             yield sink
-            self.changed |= _digest(final) != sink.digest.hexdigest()
-            return
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(draft)
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
-        try:
-            sink = _Sink(descriptor)
-            yield sink
-            if _digest(final) == sink.digest.hexdigest():
-                os.unlink(draft)
-                return
-            os.fsync(descriptor)
-            os.replace(draft, final)
-            self.changed = True
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(draft)
-            raise
-        finally:
-            os.close(descriptor)
+        self.changed |= sink.changed
 
     def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """Write the manifest for ``result``, what was found; return the facts of the export."""
         facts = {key: result[key] for key in ("database", "retired", "known", "exact", "total", "tables", "sequences")}
         facts["files"] = [{key: value for key, value in file.items() if key != "path"} for file in self.files]
         content = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
-        with self._explained():
+        with explained(self.path):
             with self._draft(MANIFEST) as sink:
                 sink.write(content.encode("utf-8", "surrogateescape"))
             if self.changed and not self.check_mode:
@@ -192,18 +174,64 @@ class Export:
         """Return the facts of an export that failed: the files that are whole."""
         return {"changed": self.changed, "files": self.files, "directory": self.path}
 
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as exc:
-            full = exc.errno in (errno.ENOSPC, errno.EDQUOT)
-            raise HoldfastError(
-                code="destination_full" if full else "destination_unwritable",
-                msg="What was written since the rollback point cannot be kept in %s: %s. The retired database has it."
-                % (self.path, exc.strerror or exc),
-                hint="Make room or let this user write there, then run pg_writes_info again with another path.",
-            ) from exc
+
+@contextlib.contextmanager
+def draft(path: str, *, check_mode: bool = False) -> Iterator[_Sink]:
+    """A file that gets its name when the block has succeeded, unless the file of that name holds the same.
+
+    In check mode nothing is written, and only the sink knows whether it would be.
+    """
+    if check_mode:
+        sink = _Sink(None)
+        yield sink
+        sink.changed = _digest(path) != sink.digest.hexdigest()
+        return
+    partial = os.path.join(os.path.dirname(path), ".%s.partial" % os.path.basename(path))
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(partial)
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
+    try:
+        sink = _Sink(descriptor)
+        yield sink
+        sink.changed = _digest(path) != sink.digest.hexdigest()
+        if sink.changed:
+            os.fsync(descriptor)
+            os.replace(partial, path)
+    finally:
+        os.close(descriptor)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(partial)
+
+
+@contextlib.contextmanager
+def explained(path: str) -> Iterator[None]:
+    """Turn what the operating system says about writing to the directory into `HoldfastError`."""
+    try:
+        yield
+    except OSError as exc:
+        full = exc.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise HoldfastError(
+            code="destination_full" if full else "destination_unwritable",
+            msg="What was written since the rollback point cannot be kept in %s: %s. The retired database has it."
+            % (path, exc.strerror or exc),
+            hint="Make room or let this user write there, then run pg_writes_info again with another path.",
+        ) from exc
+
+
+def write_rejections(path: str, rejected: Sequence[Mapping[str, Any]]) -> str:
+    """Write the rows that could not be carried forward to a file in the directory ``path``; return its path."""
+    name = os.path.join(path, REJECTIONS)
+    with explained(path):
+        os.makedirs(path, mode=DIRECTORY_MODE, exist_ok=True)
+        with draft(name) as sink:
+            text = io.StringIO()
+            writer = csv.DictWriter(text, ("table", "key", "reason", "sqlstate", "constraint", "detail"))
+            writer.writeheader()
+            for row in rejected:
+                writer.writerow({**row, "key": json.dumps(row["key"], ensure_ascii=False)})
+            sink.write(text.getvalue().encode("utf-8", "surrogateescape"))
+        _sync_directory(path)
+    return name
 
 
 def _columns(table: Table) -> sql.Composable:

@@ -349,6 +349,18 @@ def _unknown(writes: TableWrites, reason: str) -> TableWrites:
     return replace(writes, inserted=None, updated=None, conflicting=None, deleted=None, reason=reason.rstrip("."))
 
 
+def check_pair_of_names(database: str, retired: str) -> None:
+    """Raise `HoldfastError` unless these are the names of two databases."""
+    check_name(database)
+    check_name(retired, what="retired database")
+    if database == retired:
+        raise HoldfastError(
+            code="option_invalid",
+            msg="The database that serves and the retired one have the same name, %r." % database,
+            hint="Name the database that an undo retired.",
+        )
+
+
 def writes_report(
     *,
     server: Server,
@@ -369,14 +381,7 @@ def writes_report(
     are among its details.
     """
     started = time.monotonic()
-    check_name(database)
-    check_name(retired, what="retired database")
-    if database == retired:
-        raise HoldfastError(
-            code="option_invalid",
-            msg="The database that serves and the retired one have the same name, %r." % database,
-            hint="Name the database that an undo retired.",
-        )
+    check_pair_of_names(database, retired)
     deadline = Deadline(timeout_s)
     with open_sides(server=server, serving=database, retired=retired, since=since, snapshot=snapshot) as sides:
         wanted = _wanted(sides, tables)
