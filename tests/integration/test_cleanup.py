@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import json
-import pathlib
-import threading
 import uuid
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
@@ -22,9 +20,8 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._switchover impo
 from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.prune import prune_side_databases
 from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.retention import Policy
 from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.swap import lock_key
-from tests.support.job import Job, changed
 from tests.support.modules import run_module
-from tests.support.server import TestServer, embedded_bin_dir, eventually
+from tests.support.server import TestServer
 
 OLD, OLDER, OLDEST = "20260220T000000Z-00b2", "20260210T000000Z-00b1", "20260201T000000Z-00b0"
 
@@ -314,154 +311,3 @@ def test_older_servers_are_cleaned_up_as_well(pg16: TestServer, pg_distribution:
         finally:
             for name in ("older", *sides):
                 server.drop_database(name)
-
-
-# The playbook, and what it means for deployments
-
-
-@pytest.fixture(scope="module")
-def own_server() -> Iterator[TestServer]:
-    """A server of our own, because the ledger is the server's."""
-    server = TestServer(embedded_bin_dir(18))
-    yield server
-    server.remove()
-
-
-@pytest.fixture
-def job(own_server: TestServer, tmp_path: pathlib.Path) -> Iterator[Job]:
-    """A small database at version 1, deployed."""
-    job = Job(own_server, tmp_path, database='we"ird %s')
-    write_migration(tmp_path, "v1", "CREATE TABLE kept AS SELECT 1 AS n")
-    configure(job)
-    own_server.create_database(job.database)
-    completed = job.play("deploy")
-    assert completed.returncode == 0, completed.stdout + completed.stderr
-    yield job
-    for name in own_server.databases() - {"postgres", "template0", "template1"}:
-        own_server.drop_database(name)
-
-
-def configure(job: Job, **variables: Any) -> None:
-    job.write_inventory(
-        migrate_directories=[str(job.directory / "migrations")],
-        preflight_suites=[],
-        verify_suites=variables.pop("verify_suites", []),
-        rollback_suites=[],
-        migrate_role="",
-        preflight_capacity=False,
-        **variables,
-    )
-
-
-def write_migration(directory: pathlib.Path, version: str, up: str) -> None:
-    path = directory / "migrations" / ("%s_test" % version)
-    path.mkdir(parents=True)
-    (path / "up.sql").write_text(up, encoding="utf-8")
-
-
-def clones_of(job: Job) -> list[str]:
-    return sorted(name for name in job.server.databases() if name.startswith(job.database + "_before_"))
-
-
-CONFIRM = ("-e", '{"cleanup_confirm": "we\\"ird %s"}')
-NOTHING_IS_YOUNG = ("-e", "cleanup_keep_days=0")
-
-
-def test_cleanup_follows_deployments_and_is_recorded(job: Job) -> None:
-    first = clones_of(job)[0]
-    write_migration(job.directory, "v2", "CREATE TABLE second (n int)")
-    assert job.play("deploy").returncode == 0
-    second = next(name for name in clones_of(job) if name != first)
-
-    completed = job.play("cleanup", "--check", *NOTHING_IS_YOUNG)
-    assert completed.returncode == 0, completed.stdout + completed.stderr
-    assert "would be removed" in completed.stdout and "newest way back" in completed.stdout
-    assert clones_of(job) == sorted([first, second])
-
-    completed = job.play("cleanup", *NOTHING_IS_YOUNG)
-    assert completed.returncode != 0 and "confirm_required" in completed.stdout
-    assert "would be removed" in completed.stdout and clones_of(job) == sorted([first, second])
-    # The confirmation of an undo is another word, so that an inventory can hold this one.
-    assert job.play("cleanup", *NOTHING_IS_YOUNG, "-e", "cleanup_confirm=another").returncode != 0
-
-    young = job.play("cleanup", *CONFIRM)
-    assert young.returncode == 0 and changed(young) == 0, young.stdout + young.stderr
-    completed = job.play("cleanup", *CONFIRM, *NOTHING_IS_YOUNG)
-    assert completed.returncode == 0, completed.stdout + completed.stderr
-    assert clones_of(job) == [second]
-    report = job.report()
-    assert report["deployment"]["kind"] == "cleanup" and report["deployment"]["status"] == "succeeded"
-    assert names(report["cleanup"]["removed"]) == [first] and first in report["summary"]
-    states = dict(
-        job.server.execute(
-            "SELECT side_database, state FROM holdfast.rollback_point WHERE kind = 'clone'", database="holdfast"
-        )
-    )
-    assert states == {first: "removed", second: "available"}
-    again = job.play("cleanup", *CONFIRM, *NOTHING_IS_YOUNG)
-    assert again.returncode == 0 and changed(again) == 0
-
-    # The undo still finds its way.
-    undone = job.play("rollback", "-e", '{"holdfast_confirm": "we\\"ird %s"}')
-    assert undone.returncode == 0, undone.stdout + undone.stderr
-    assert job.version() == "v1"
-
-
-def test_cleanup_without_the_ledger_keeps_everything(job: Job) -> None:
-    write_migration(job.directory, "v2", "CREATE TABLE second (n int)")
-    assert job.play("deploy").returncode == 0
-    before = clones_of(job)
-    lost = {**job.server.login, "login_port": 1}
-    completed = job.play("cleanup", *CONFIRM, *NOTHING_IS_YOUNG, "-e", json.dumps({"holdfast_ledger_login": lost}))
-    assert "the ledger cannot be read" in completed.stdout, completed.stdout + completed.stderr
-    assert clones_of(job) == before
-
-
-def test_deployment_that_changed_nothing_leaves_no_clone(job: Job) -> None:
-    before = clones_of(job)
-    write_migration(job.directory, "v2", "SELECT 1 / 0")
-    completed = job.play("deploy")
-    assert completed.returncode != 0 and "The live database was not changed" in completed.stdout
-    assert clones_of(job) == before
-    run = job.report()["deployment"]["id"]
-    points = job.server.execute(
-        "SELECT kind, state FROM holdfast.rollback_point WHERE deployment_id = %s ORDER BY 1",
-        (run,),
-        database="holdfast",
-    )
-    assert points == [("archive", "unneeded"), ("clone", "removed")]
-    # Somebody who looks into the clone keeps it, and the failure is told all the same.
-    stop = job.play("deploy", "-e", "deploy_on_failure=stop")
-    assert stop.returncode != 0 and len(clones_of(job)) == len(before) + 1
-
-
-def test_deployment_that_was_undone_meanwhile_does_not_call_itself_a_success(job: Job, own_server: TestServer) -> None:
-    write_migration(job.directory, "v2", "CREATE TABLE second (n int)")
-    # A check that waits holds the deployment between its migration and its report.
-    suite = job.directory / "slow.yml"
-    suite.write_text(
-        "suite: slow\nchecks:\n  - name: waits\n    severity: warning\n    sql: SELECT 1 FROM pg_sleep(15)\n"
-        "    expect: no_rows\n",
-        encoding="utf-8",
-    )
-    configure(job, verify_suites=[str(suite)])
-    results: list[Any] = []
-    deploy = threading.Thread(target=lambda: results.append(job.play("deploy")))
-    deploy.start()
-    waiting = "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%pg_sleep(15)%' AND pid <> pg_backend_pid()"
-    eventually(lambda: own_server.execute(waiting), timeout_s=60)
-    undo = job.play("rollback", "-e", '{"holdfast_confirm": "we\\"ird %s", "rollback_terminate": true}')
-    assert undo.returncode == 0, undo.stdout + undo.stderr
-    by = job.report()["deployment"]["id"]
-    deploy.join(timeout=120)
-    completed = results[0]
-    assert completed.returncode != 0, completed.stdout
-    assert "UNDONE MEANWHILE by %s" % by in completed.stdout
-    assert job.report()["deployment"]["status"] == "rolled_back"
-    assert job.version() == "v1"
-    states = own_server.execute(
-        "SELECT DISTINCT state FROM holdfast.rollback_point WHERE deployment_id = %s AND kind = 'archive'",
-        (job.report()["deployment"]["id"],),
-        database="holdfast",
-    )
-    assert states == [("available",)]
