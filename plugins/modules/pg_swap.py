@@ -13,15 +13,19 @@ version_added: 0.1.0
 description:
   - Renames the live database to a retired one and a side database to the live one, in one transaction. Nothing is
     copied or dropped, so it takes milliseconds at any size, and a crash leaves the old pair of names or the new one.
-  - Everything is examined before anything is touched. Then new connections to both databases are refused, sessions
-    get O(drain_timeout) seconds to leave, and the names are exchanged. On any error nothing is renamed and connections
-    are allowed as before.
-  - A run that was killed is recognised by the next one with the same options, which undoes what it left and goes on,
-    or finds that it was done already; RV(resumed) says which.
+  - Everything is examined before anything is touched. Then the clients of O(poolers) are made to wait, new connections
+    to both databases are refused, sessions get O(drain_timeout) seconds to leave, the names are exchanged, and
+    everybody goes on. Clients of poolers notice nothing but the wait. On any error nothing is renamed and everybody
+    goes on as before.
+  - While anybody waits, a process of its own is on guard. When the task is killed or stopped, it ends the task's
+    session on the server, allows connections and resumes the poolers, at the latest when O(max_pause) is over.
+  - A run that was killed together with that process is recognised by the next one with the same options, which undoes
+    what it left and goes on, or finds that it was done already; RV(resumed) says which.
   - Rolling a swap back is another swap, with the retired database as O(replacement).
   - In check mode everything is examined and nothing is changed, nor is anybody kept out.
 extends_documentation_fragment:
   - holdfast.postgres.connection
+  - holdfast.postgres.poolers
 options:
   database:
     description: The live database, by the name that clients connect to.
@@ -59,6 +63,18 @@ options:
         names are exchanged, nothing is renamed.
     type: float
     default: 15
+  pause_timeout:
+    description:
+      - How many seconds clients of O(poolers) may wait in one attempt to pause them. C(PAUSE) waits for transactions,
+        and everybody else waits meanwhile.
+    type: float
+    default: 2
+  pause_attempts:
+    description:
+      - How many attempts to pause there are, within O(max_pause). When a transaction does not end, all poolers are
+        resumed for a moment before the next one. In the end the task is refused, and names the client.
+    type: int
+    default: 3
   keep_direct_clients_out:
     description:
       - Whether to refuse new connections while sessions drain. Without it, clients that connect all the time can make
@@ -76,6 +92,15 @@ author:
 """
 
 EXAMPLES = r"""
+- name: Undo the release without failing a client of the two poolers
+  holdfast.postgres.pg_swap:
+    database: rently_lending
+    replacement: rently_lending_before_2_0
+    confirm: rently_lending
+    poolers:
+      - {name: one, host: pooler1.example.org, user: deployer, ssl_mode: verify-full, ca_cert: /etc/ssl/ca.crt}
+      - {name: two, host: pooler2.example.org, user: deployer, ssl_mode: verify-full, ca_cert: /etc/ssl/ca.crt}
+
 - name: Let the copy from before the release serve again
   holdfast.postgres.pg_swap:
     database: rently_lending
@@ -112,15 +137,50 @@ retired_oid:
   type: int
 stall_ms:
   description:
-    - Milliseconds from the moment that new sessions were kept out (or the first pooler was told to pause) until the
-      names were exchanged and everybody could go on. Null when nothing was exchanged.
+    - The longest time in milliseconds for which clients waited, as RV(stall_source) has it. Null when nothing was
+      exchanged.
   returned: success
   type: float
+stall_source:
+  description:
+    - V(probe) when it is what a client of a pooler saw, V(console) when it is from C(PAUSE) to the answer to C(RESUME),
+      V(server) without poolers, from the moment that connections were refused until the names were exchanged.
+  returned: success
+  type: str
 poolers:
-  description: What each pooler did.
+  description: What each pooler did, in the order of O(poolers).
   returned: success
   type: list
   elements: dict
+  contains:
+    name:
+      description: What it is called.
+      type: str
+    console:
+      description: Where its console is.
+      type: str
+    databases:
+      description: The names that were paused.
+      type: list
+      elements: str
+    attempts:
+      description: How many attempts to pause it took.
+      type: int
+    clients_waiting:
+      description: How many clients waited at the end of the pause.
+      type: int
+    stall_ms:
+      description: How long they waited, in milliseconds.
+      type: float
+    stall_source:
+      description: V(probe) or V(console), as in RV(stall_source).
+      type: str
+    error:
+      description: Why it could not be resumed; null when it was.
+      type: str
+    probe_error:
+      description: What went wrong with the probe; null when nothing did.
+      type: str
 terminated:
   description:
     - The sessions that were terminated, as in RV(holdfast.postgres.pg_database_info#module:databases[].sessions).
@@ -139,10 +199,15 @@ carried_over:
   elements: str
 resumed:
   description:
-    - V(undone) when an interrupted run had left databases closed, and they were opened before this one began;
-      V(already_swapped) when there was nothing to do; else null.
+    - V(undone) when an interrupted run had left databases closed or poolers paused, and they were opened and resumed
+      before this one began; V(already_swapped) when there was nothing else to do; else null.
   returned: success
   type: str
+resumed_poolers:
+  description: The poolers that were found paused, and were resumed.
+  returned: success
+  type: list
+  elements: str
 duration_s:
   description: How long it all took.
   returned: success
@@ -150,7 +215,8 @@ duration_s:
 code:
   description:
     - V(confirm_required), V(swap_blocked) with RV(ignore:blockers), V(database_in_use) with RV(ignore:sessions),
-      V(timeout), V(target_exists), V(database_not_found), V(database_invalid), V(permission_denied),
+      V(pause_refused) with RV(ignore:refusals) as in M(holdfast.postgres.pgbouncer), V(connection_failed), V(timeout),
+      V(target_exists), V(database_not_found), V(database_invalid), V(permission_denied),
       V(operation_running) or another stable word.
   returned: failure
   type: str
@@ -164,6 +230,11 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._core.argspec im
     server_from,
 )
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.interruption import signals_raised
+from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.pooler import Poolers
+from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.pooler_options import (
+    poolers_argument_spec,
+    poolers_from,
+)
 from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.swap import SwapRequest, swap_databases
 
 
@@ -172,6 +243,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             **connection_argument_spec(),
+            **poolers_argument_spec(),
             "database": {"type": "str", "required": True},
             "replacement": {"type": "str", "required": True},
             "replacement_oid": {"type": "int"},
@@ -180,6 +252,8 @@ def main() -> None:
             "drain_timeout": {"type": "float", "default": 5},
             "terminate": {"type": "bool", "default": False},
             "max_pause": {"type": "float", "default": 15},
+            "pause_timeout": {"type": "float", "default": 2},
+            "pause_attempts": {"type": "int", "default": 3},
             "keep_direct_clients_out": {"type": "bool", "default": True},
             "carry_over": {"type": "bool", "default": True},
         },
@@ -199,12 +273,22 @@ def main() -> None:
         carry_over=options["carry_over"],
     )
     with failures_reported(module), signals_raised():
+        poolers = Poolers(
+            poolers_from(options),
+            database=request.live,
+            attempts=options["pause_attempts"],
+            attempt_timeout_s=options["pause_timeout"],
+        )
         result = swap_databases(
             server=server_from(options),
             request=request,
             check_mode=module.check_mode,
+            poolers=poolers if poolers.addresses else None,
             guarded=True,
         )
+    for pooler in result["poolers"]:
+        if pooler["error"]:
+            module.warn("Pooler %(name)s at %(console)s could not be resumed: %(error)s" % pooler)
     module.exit_json(**result)
 
 

@@ -90,8 +90,8 @@ class _Pooler:
         first = Console(self.address)
         try:
             connected([first], timeout_s=CONNECT_TIMEOUT_S)
-            _require_admin(first)
-            entries = _entries_to(first, database)
+            require_admin(first)
+            entries = entries_to(first, database)
             # In session mode a client keeps its server, and the probe itself would be what a PAUSE waits for.
             modes = {entry.pool_mode or _default_pool_mode(first) for entry in entries}
             self._may_probe = self.address.probe is not None and "session" not in modes
@@ -355,7 +355,7 @@ def _refused(refusals: Sequence[Refusal], *, attempts: int, activity: Activity |
     )
 
 
-def _require_admin(console: Console) -> None:
+def require_admin(console: Console) -> None:
     """Raise `HoldfastError` when the user may look only (stats_users)."""
     try:
         console.command("RESUME pgbouncer")  # is never paused
@@ -384,7 +384,7 @@ def _default_pool_mode(console: Console) -> str | None:
     return next((row["value"] for row in console.show("CONFIG") if row["key"] == "pool_mode"), None)
 
 
-def _entries_to(console: Console, database: str) -> list[Entry]:
+def entries_to(console: Console, database: str) -> list[Entry]:
     """Return the pooler's databases that lead to ``database``.
 
     By default that is every entry for a database of this name, whatever the host: how a pooler calls the server cannot
