@@ -9,13 +9,19 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
+from ansible_collections.holdfast.postgres.plugins.plugin_utils._writes import (
+    carried_forward,
+    left_behind,
+    writes_sentences,
+)
+
 STAGES = {
     "deploy": ("preflight", "backup", "rollback_point", "migrate", "verify"),
     "rollback": ("rollback",),
     "backup": ("backup",),
     "cleanup": ("cleanup",),
 }
-ORDER = (*STAGES["deploy"], "rollback", "cleanup", "report")
+ORDER = (*STAGES["deploy"], "rollback", "writes", "cleanup", "report")
 
 
 def report_document(deployment: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,8 +64,13 @@ def report_document(deployment: Mapping[str, Any], facts: Mapping[str, Any]) -> 
         "cleanup": _cleanup(facts.get("cleanup")),
         "failure": failure,
         "versions": _versions(facts, swapped),
-        "ok": status == "succeeded" and not facts.get("incomplete") and not (swapped and _broken(checks, "rollback")),
     }
+    document["ok"] = (
+        status == "succeeded"
+        and not facts.get("incomplete")
+        and not (swapped and _broken(checks, "rollback"))
+        and not (swapped and document["rollback"] and writes_sentences(document["rollback"], facts)[1])
+    )
     document["summary"] = _summary(document, facts, swapped)
     return document
 
@@ -124,6 +135,13 @@ def _missing_steps(
             missing.append({"name": name, "status": "skipped", "duration_s": 0.0})
     if kind == "deploy" and started.get("rollback") and not swapped:
         missing.append({"name": "rollback", "status": "failed", "started_at": started["rollback"]})
+    began = started.get("writes")
+    if began:
+        failed = facts.get("writes_failure") or facts.get("carry_failure")
+        status = "failed" if failed else "succeeded"
+        missing.append(
+            {"name": "writes", "status": status, "started_at": began, "finished_at": started.get("report") or None}
+        )
     missing.append({"name": "report", "status": "succeeded", "started_at": started.get("report") or None})
     return missing
 
@@ -214,6 +232,8 @@ def _rollback(facts: Mapping[str, Any], swapped: bool) -> dict[str, Any] | None:
         "terminated": swap.get("terminated") or [],
         "restore_s": restore.get("duration_s"),
         "verified": restore.get("verified"),
+        "left": left_behind(facts) if swapped else None,
+        "carried": carried_forward(facts) if swapped else None,
     }
 
 
@@ -251,7 +271,8 @@ def _summary(document: Mapping[str, Any], facts: Mapping[str, Any], swapped: boo
             sentences.append("%s is kept as %s." % (kept, rollback["retired"]))
         if rollback["stall_ms"] is not None:
             sentences.append("New sessions were kept out for %s ms." % rollback["stall_ms"])
-        sentences.append(str(rollback["left_behind"]))
+        said, problems = writes_sentences(rollback, facts)
+        sentences += said + problems
         broken = _broken(document["checks"], "rollback")
         if broken:
             sentences.append("CHECKS FAILED AFTER THE UNDO: %s." % "; ".join(broken))

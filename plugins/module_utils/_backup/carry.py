@@ -91,7 +91,7 @@ ALL = "all"
 
 # A partitioned parent stands for its partitions, which hold the rows.
 PARTITIONS = """
-SELECT p.relid FROM pg_catalog.pg_partition_tree(%s::oid) AS p WHERE p.isleaf
+SELECT p.relid::oid FROM pg_catalog.pg_partition_tree(%s::oid) AS p WHERE p.isleaf
 """
 
 PARTITIONED = """
@@ -262,7 +262,7 @@ def _choose(
         if writes.table in excluded:
             reason = "it says which migrations the database has, and that is not to be copied" if named else ""
         elif writes.found_in == "retired":
-            reason = "the version that serves has no such table"
+            reason = "the version that serves has no such table" if named else ""
         elif writes.found_in == "serving":
             reason = "" if not named else "the retired database has no such table"
         elif not writes.known and writes.table not in differences:

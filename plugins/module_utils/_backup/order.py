@@ -17,8 +17,8 @@ else:
 # Partitions that reference or are referenced have constraints of their own, so every table that holds rows is here.
 FOREIGN_KEYS = """
 SELECT k.conname, n.nspname, k.conrelid, k.condeferrable,
-       ARRAY (SELECT p.relid FROM pg_catalog.pg_partition_tree(k.confrelid) AS p WHERE p.isleaf
-              UNION SELECT k.confrelid) AS parents,
+       ARRAY (SELECT p.relid::oid::bigint FROM pg_catalog.pg_partition_tree(k.confrelid) AS p WHERE p.isleaf
+              UNION SELECT k.confrelid::bigint) AS parents,
        k.confrelid::pg_catalog.regclass::text,
        ARRAY (SELECT a.attname::text FROM pg_catalog.unnest(k.conkey) WITH ORDINALITY AS u (attnum, n)
                 JOIN pg_catalog.pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = u.attnum ORDER BY u.n),
