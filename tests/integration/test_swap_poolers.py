@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import pathlib
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,7 +24,7 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors imp
 from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.pooler import Poolers
 from tests.support.pgbouncer import TestPooler, poolers_running, transaction_open
 from tests.support.server import TestServer, eventually
-from tests.support.switchover import Pair, pair_of_databases, rows_of, start_engine
+from tests.support.switchover import ROOT, Pair, pair_of_databases, rows_of, start_engine
 
 
 @pytest.fixture(scope="module")
@@ -291,3 +295,82 @@ def test_pooler_that_dies_while_paused_is_named_and_the_swap_completes(pg18: Tes
         for pooler in mine:
             with pooler.connect(pair.live).cursor() as cursor:
                 cursor.execute("SELECT 1")
+
+
+def test_pooler_that_hangs_while_paused_is_named_and_resumed_when_it_answers(pg18: TestServer, pair: Pair) -> None:
+    with poolers_running(pg18, "frozen", "other") as mine, load(mine[1:], pair.live) as clients:
+        session = pg18.connect(pair.side)
+        outcome: dict[str, Any] = {}
+
+        def swap() -> None:
+            outcome.update(pair.swap(poolers=group(mine, pair), guarded=True, drain_timeout_s=10))
+
+        thread = threading.Thread(target=swap)
+        thread.start()
+        eventually(lambda: all_paused(mine, pair) and not pair.allows_connections(pair.old_oid))
+        mine[0].signal(signal.SIGSTOP)
+        resumed = time.monotonic()
+        session.close()
+        going_on(clients)
+        assert time.monotonic() - resumed < 1.5, "one that hangs held up the clients of another"
+        thread.join()
+        frozen, other = outcome["poolers"]
+        assert outcome["changed"] and frozen["error"] and other["error"] is None
+        assert other["stall_ms"] < 1500
+        # The process on guard goes on trying.
+        mine[0].signal(signal.SIGCONT)
+        eventually(lambda: not mine[0].paused())
+    assert [error for client in clients for error in client.errors] == []
+
+
+def test_end_of_everything_of_the_controller_lets_clients_go_on(
+    poolers: list[TestPooler], pair: Pair, tmp_path: pathlib.Path
+) -> None:
+    arguments = {
+        **pair.server.login,
+        "poolers": [pooler.option for pooler in poolers],
+        "database": pair.live,
+        "replacement": pair.side,
+        "confirm": pair.live,
+        "drain_timeout": 10,
+    }
+    play = [
+        {
+            "hosts": "localhost",
+            "gather_facts": False,
+            "vars": {"ansible_python_interpreter": sys.executable},
+            "tasks": [{"name": "Swap", "holdfast.postgres.pg_swap": arguments}],
+        }
+    ]
+    path = tmp_path / "play.json"
+    path.write_text(json.dumps(play), encoding="utf-8")
+    with load(poolers, pair.live, reconnect=True, each=1) as clients, held_up(pair):
+        program = pathlib.Path(sys.executable).parent / "ansible-playbook"
+        process = subprocess.Popen(
+            [str(program), "-i", "localhost,", "-c", "local", str(path)],
+            cwd=str(ROOT),
+            env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        eventually(lambda: all_paused(poolers, pair) and not pair.allows_connections(pair.old_oid), timeout_s=30)
+        for pid in [process.pid, *descendants(process.pid)]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        killed = time.monotonic()
+        process.wait()
+        going_on(clients)
+        assert time.monotonic() - killed < 3
+    assert [error for client in clients for error in client.errors] == []
+    assert pair.untouched() and not any(pooler.paused() for pooler in poolers)
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes that a process started, and theirs."""
+    found = []
+    for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(path.read_text(encoding="utf-8").rpartition(")")[2].split()[1]) == pid:
+                found.append(int(path.parent.name))
+    return found + [grandchild for child in found for grandchild in descendants(child)]

@@ -141,7 +141,7 @@ class PoolerSession:
         if self._cursor is None or self._cursor.description is None:
             return []
         names = [column[0].lower() for column in self._cursor.description]
-        return [dict(zip(names, map(_value, names, row))) for row in self._cursor.fetchall()]
+        return [dict(zip(names, map(typed, names, row))) for row in self._cursor.fetchall()]
 
     def command(self, statement: str, *, timeout_s: float = COMMAND_TIMEOUT_S) -> list[dict[str, Any]]:
         """Send a statement and return its rows.
@@ -258,7 +258,8 @@ def connected(sessions: Sequence[PoolerSession], *, timeout_s: float) -> None:
         raise
 
 
-def _value(name: str, value: Any) -> Any:
+def typed(name: str, value: Any) -> Any:
+    """Return a value of SHOW with numbers as numbers, whatever the version calls the column's type."""
     if isinstance(value, Decimal):  # what PgBouncer calls numeric is a whole number
         return int(value)
     if name in TEXT_COLUMNS or not isinstance(value, str):

@@ -24,7 +24,7 @@ with contextlib.suppress(ImportError):  # reported by connection.require_driver(
     import psycopg2
 
 #: How long to try to resume a pooler that does not answer.
-RESUME_TIMEOUT_S = 10.0
+RESUME_TIMEOUT_S = 5.0
 
 #: How long an answer to RESUME may take before it is tried on another connection.
 RESUME_ANSWER_S = 1.0
@@ -48,6 +48,8 @@ class Gate:
         self.pauser = Console(address)
         self.resumer = Console(address)
         self.paused = False
+        self.resumed_at = 0.0
+        self.session_mode = False
         self.error: str | None = None
 
     @property
@@ -89,43 +91,50 @@ class Gate:
             return False
         return True
 
-    def resumed(self) -> str | None:
-        """Wait for the answer to RESUME and return what went wrong."""
-        deadline = time.monotonic() + RESUME_ANSWER_S
+    def look_resumed(self) -> bool:
+        """Return whether RESUME was answered; ``error`` has what went wrong, and ``resumed_at`` when all was well."""
         try:
-            while not self.resumer.ready():
-                if not wait_for([self.resumer], timeout_s=deadline - time.monotonic()):
-                    return "no answer to RESUME within %g s" % RESUME_ANSWER_S
+            answered = self.resumer.ready()
+            self.error = None if answered else self.error
         except psycopg2.Error as exc:
-            return None if any(text in str(exc) for text in NOT_PAUSED) else one_line(exc)
-        return None
-
-    def resumed_anew(self) -> str | None:
-        """Resume on a new connection and return what went wrong."""
-        try:
-            self.reopen()
-        except HoldfastError as exc:
-            return one_line(exc)
-        return self.resumed() if self.send_resume() else "the connection was lost"
+            answered = True
+            self.error = None if any(text in str(exc) for text in NOT_PAUSED) else one_line(exc)
+        if answered and self.error is None:
+            self.resumed_at, self.paused = time.monotonic(), False
+        return answered
 
 
-def resume_gates(gates: Sequence[Gate], *, timeout_s: float = RESUME_TIMEOUT_S) -> None:
-    """Let the clients of all ``gates`` go on; ``error`` names what could not be done within the time.
+def tell_gates(gates: Sequence[Gate]) -> list[Gate]:
+    """Let the clients of all ``gates`` go on, at once, and return those that could not be told.
 
     All are told before any is waited for, so that one that hangs does not hold up the clients of the others.
     """
-    told = [gate for gate in gates if gate.send_resume()]
+    waiting = [gate for gate in gates if gate.send_resume()]
     for gate in gates:
-        gate.error = gate.resumed() if gate in told else "the connection was lost"
-    failed = [gate for gate in gates if gate.error is not None]
+        gate.error = "no answer to RESUME" if gate in waiting else "the connection was lost"
+    deadline = time.monotonic() + RESUME_ANSWER_S
+    while waiting and wait_for([gate.resumer for gate in waiting], timeout_s=deadline - time.monotonic()):
+        waiting = [gate for gate in waiting if not gate.look_resumed()]
+    for gate in waiting:
+        gate.error = "no answer to RESUME within %g s" % RESUME_ANSWER_S
+    return [gate for gate in gates if gate.error is not None]
 
-    def all_resumed() -> bool:
+
+def tell_gates_anew(gates: Sequence[Gate], *, timeout_s: float = RESUME_TIMEOUT_S) -> None:
+    """Try ``gates`` on new connections, again and again; ``error`` names what could not be done within the time."""
+    failed = list(gates)
+
+    def all_told() -> bool:
+        usable = []
         for gate in failed:
-            gate.error = gate.resumed_anew()
+            try:
+                gate.reopen()
+                usable.append(gate)
+            except HoldfastError as exc:
+                gate.error = one_line(exc)
+        tell_gates(usable)
         failed[:] = [gate for gate in failed if gate.error is not None]
         return not failed
 
     if failed:
-        wait_until(all_resumed, timeout_s=timeout_s, interval_s=0.2)
-    for gate in gates:
-        gate.paused = False
+        wait_until(all_told, timeout_s=timeout_s, interval_s=0.2)

@@ -221,10 +221,10 @@ def _require_systemd(run: Runner) -> None:
 
 def _succeeded(completed: Completed, what: str) -> None:
     if completed.exit_code != 0:
-        said = [line for line in completed.stderr.splitlines() if line.strip()]
+        said = " ".join(completed.stderr.split()[-60:])
         raise HoldfastError(
             code="program_failed",
-            msg="The guard could not %s: %s" % (what, said[-1] if said else "exit code %d" % completed.exit_code),
+            msg="The guard could not %s: %s" % (what, said or "exit code %d" % completed.exit_code),
             hint="It needs python3 with psycopg2, the right to use systemd-run (root), and a console that lets in"
             " system_user or the passfile's user.",
             exit_code=completed.exit_code,

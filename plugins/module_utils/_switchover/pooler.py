@@ -34,7 +34,8 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.gate
     NOT_PAUSED,
     Gate,
     one_line,
-    resume_gates,
+    tell_gates,
+    tell_gates_anew,
 )
 from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.probe import Probe
 from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.refusal import Refusal, refusal_of
@@ -99,6 +100,8 @@ class _Pooler:
             first.close()
         self.was_paused = any(entry.paused for entry in entries)
         self.gates = [Gate(self.address, entry.name) for entry in entries]
+        for gate in self.gates:
+            gate.session_mode = "session" in modes
         connected([console for gate in self.gates for console in gate.consoles], timeout_s=CONNECT_TIMEOUT_S)
 
     def open_probe(self) -> None:
@@ -121,7 +124,7 @@ class _Pooler:
 
     def begin_count(self) -> None:
         """Ask how many clients wait, on a console that is free, without waiting for the answer."""
-        self._counting = self.gates[0].paused
+        self._counting = bool(self.gates) and self.gates[0].paused
         if self._counting:
             with contextlib.suppress(psycopg2.Error):
                 self.gates[0].pauser.send("SHOW POOLS")
@@ -137,6 +140,14 @@ class _Pooler:
                 if not wait_for([console], timeout_s=deadline - time.monotonic()):
                     return
             self.waiting = max(self.waiting, clients_waiting(console.rows(), self.names))
+
+    def finish_pause(self) -> None:
+        """Take the time, and remember whether it is paused still."""
+        self.was_paused = any(gate.error is not None for gate in self.gates)
+        if self.sent is not None:
+            ends = [gate.resumed_at for gate in self.gates if gate.error is None] or [time.monotonic()]
+            self.stall_s = max(self.stall_s, max(ends) - self.sent)
+            self.sent = None
 
     def close(self) -> None:
         for gate in self.gates:
@@ -320,16 +331,15 @@ class Poolers:
         """
         for pooler in self._poolers:
             pooler.begin_count()
-        resume_gates(self._gates)
-        now = time.monotonic()
+        failed = tell_gates(self._gates)
         for pooler in self._poolers:
-            pooler.finish_count()
-            pooler.was_paused = any(gate.error is not None for gate in pooler.gates)
-            if pooler.sent is not None:
-                pooler.stall_s = max(pooler.stall_s, now - pooler.sent)
-                pooler.sent = None
-        for probe in self._probes():
-            probe.finish(timeout_s=PROBE_TIMEOUT_S)
+            if not any(gate in failed for gate in pooler.gates):
+                if pooler.probe is not None:
+                    pooler.probe.finish(timeout_s=PROBE_TIMEOUT_S)
+                pooler.finish_count()
+        tell_gates_anew(failed)
+        for pooler in self._poolers:
+            pooler.finish_pause()
 
 
 def _refused(refusals: Sequence[Refusal], *, attempts: int, activity: Activity | None) -> HoldfastError:
@@ -449,7 +459,7 @@ class Resumer:
 
     def resume(self) -> None:
         """Let all clients go on; a pooler that does not answer is tried for long."""
-        resume_gates(self._gates, timeout_s=GUARDIAN_TIMEOUT_S)
+        tell_gates_anew(tell_gates(self._gates), timeout_s=GUARDIAN_TIMEOUT_S)
 
 
 @contextlib.contextmanager

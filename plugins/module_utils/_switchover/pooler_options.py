@@ -37,9 +37,7 @@ def poolers_argument_spec(*, required: bool = False) -> dict[str, dict[str, Any]
             "probe_password": {"type": "str", "no_log": True},
         },
     }
-    if required:
-        return {"poolers": {**spec, "required": True}}
-    return {"poolers": {**spec, "default": []}}
+    return {"poolers": {**spec, "required": True} if required else spec}
 
 
 def poolers_from(params: Mapping[str, Any]) -> list[PoolerAddress]:

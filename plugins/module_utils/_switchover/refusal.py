@@ -70,6 +70,8 @@ def refusal_of(gate: Gate, *, waited_s: float) -> Refusal:
     if gate.error is not None:
         return Refusal(gate.address, [gate.name], gate.error, [])
     reason = "transactions were still running after %.1f s" % waited_s
+    if gate.session_mode:
+        reason = "clients had not disconnected after %.1f s, which a pool in session mode waits for" % waited_s
     try:
         servers = gate.resumer.show("SERVERS", timeout_s=1)
         clients = gate.resumer.show("CLIENTS", timeout_s=1)
