@@ -17,11 +17,15 @@ description:
     and nothing is overwritten; running the task again is refused with V(target_exists).
   - A copy needs a moment without sessions in the source. The task waits for it without disturbing anybody, at most
     O(drain_timeout) seconds. While the server copies, new connections to the source wait.
+  - Where PgBouncer holds sessions open, O(poolers) are paused while the server copies. Their clients wait and notice
+    nothing else. How long that should take is measured before (RV(expected_s)), and refused above O(max_pause). A
+    process of its own resumes them when O(max_pause) is over or this one is killed.
   - What a killed run left is removed by the next run of this module on the server.
   - In check mode nothing is changed. What circumstances forbid is then told by RV(possible) and RV(reason) instead of
     a failure; only wrong names and a standby fail the task.
 extends_documentation_fragment:
   - holdfast.postgres.connection
+  - holdfast.postgres.poolers
 options:
   database:
     description: The database to copy.
@@ -48,6 +52,22 @@ options:
       - New connections are not held up longer than this before the copying begins.
     type: float
     default: 5
+  max_pause:
+    description:
+      - The most seconds for which the clients of O(poolers) may wait. A copy that should take longer is refused before
+        anybody waits, and one that does is ended.
+      - A pooler's C(query_wait_timeout) lowers it to four fifths of that.
+    type: float
+    default: 15
+  earlier:
+    description:
+      - Earlier copies of this database, newest first, each with C(strategy), C(bytes) and C(copy_s) as this module
+        returned them. The slowest of the last five by the same strategy tells how long this copy should take.
+      - Without them the volume is written to for a moment, where the task runs on the server's host and may; otherwise
+        50 MB a second are assumed.
+    type: list
+    elements: dict
+    default: []
   min_free_bytes:
     description:
       - How much must stay free on the volume of the copy; with it, a volume that cannot be measured is refused.
@@ -63,6 +83,15 @@ EXAMPLES = r"""
   holdfast.postgres.pg_clone:
     database: rently_lending
     target: rently_lending_before_2_0
+
+- name: Keep a copy although PgBouncer is always connected
+  holdfast.postgres.pg_clone:
+    database: rently_lending
+    target: rently_lending_before_2_0
+    poolers:
+      - host: pooler1.example.org
+        user: deployer
+    max_pause: 5
 
 - name: Ask whether a copy is possible right now
   holdfast.postgres.pg_clone:
@@ -105,6 +134,34 @@ free_reason:
   description: Why free space cannot be measured.
   returned: success
   type: str
+expected_s:
+  description:
+    - For how many seconds the server should copy, and new connections or the clients of O(poolers) wait.
+    - It is measured with O(poolers) and in check mode, as RV(expected_from) says.
+  returned: success
+  type: float
+expected_from:
+  description:
+    - How that is known - V(earlier) copies, files that can be V(shared), a V(probe) of the volume, or V(default).
+  returned: success
+  type: str
+bytes_per_s:
+  description: The speed behind it.
+  returned: success
+  type: int
+copy_s:
+  description: For how many seconds the server did copy; null in check mode.
+  returned: success
+  type: float
+pause_s:
+  description: The longest time in seconds for which the clients of a pooler waited; null when none did.
+  returned: success
+  type: float
+poolers:
+  description: What each pooler did, as in RV(holdfast.postgres.pg_swap#module:poolers).
+  returned: success
+  type: list
+  elements: dict
 possible:
   description: Whether the copy is possible; V(false) only in check mode.
   returned: success
@@ -142,6 +199,7 @@ duration_s:
 code:
   description:
     - V(target_exists), V(database_in_use) with RV(ignore:sessions) or RV(ignore:blockers), V(destination_full),
+      V(pause_too_long), V(pause_refused) with RV(ignore:refusals), V(timeout), V(connection_failed),
       V(database_not_found), V(database_invalid), V(permission_denied), V(unsupported) or another stable word.
   returned: failure
   type: str
@@ -156,6 +214,11 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._core.argspec im
 )
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.interruption import signals_raised
 from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.clone import STRATEGIES, clone_database
+from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.pause_length import Pause
+from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.pooler_options import (
+    poolers_argument_spec,
+    poolers_from,
+)
 
 
 def main() -> None:
@@ -163,11 +226,14 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             **connection_argument_spec(),
+            **poolers_argument_spec(),
             "database": {"type": "str", "required": True},
             "target": {"type": "str", "required": True},
             "strategy": {"type": "str", "choices": list(STRATEGIES), "default": "auto"},
             "drain_timeout": {"type": "float", "default": 5},
             "min_free_bytes": {"type": "int"},
+            "max_pause": {"type": "float", "default": 15},
+            "earlier": {"type": "list", "elements": "dict", "default": []},
         },
         supports_check_mode=True,
     )
@@ -179,8 +245,13 @@ def main() -> None:
             strategy=module.params["strategy"],
             drain_timeout_s=module.params["drain_timeout"],
             min_free_bytes=module.params["min_free_bytes"],
+            pause=Pause(poolers=poolers_from(module.params), max_pause_s=module.params["max_pause"]),
+            earlier=module.params["earlier"],
             check_mode=module.check_mode,
         )
+    for pooler in result["poolers"]:
+        if pooler["error"]:
+            module.warn("Pooler %(name)s at %(console)s could not be resumed: %(error)s" % pooler)
     module.exit_json(**result)
 
 

@@ -39,6 +39,7 @@ CODES: dict[str, str] = {
     "operation_running": "Another run of the collection is working on the same database.",
     "option_invalid": "An option's value makes no sense.",
     "pause_refused": "A pooler could not make clients wait: a transaction did not end, or it did not answer.",
+    "pause_too_long": "Clients would have to wait for longer than they may.",
     "permission_denied": "The role lacks a privilege that this action needs.",
     "program_failed": "A client program ended with an error.",
     "program_not_found": "A client program is not installed where it was looked for.",

@@ -15,8 +15,8 @@ import math
 import re
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection import (
@@ -47,6 +47,7 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.data
     get_database,
     lacking_rights,
     list_databases,
+    local_directory,
     prepare_session,
     read_blockers,
     read_occupants,
@@ -54,6 +55,20 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.data
     transaction,
 )
 from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.drain import in_use
+from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.pause_length import (
+    CANCEL_S,
+    Pause,
+    PoolersSeen,
+    look_at_poolers,
+    pause_too_long,
+)
+from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.pooler import paused
+from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.volume import (
+    Speed,
+    choose_speed,
+    shares_blocks,
+    write_speed,
+)
 
 with contextlib.suppress(ImportError):  # reported by connection.require_driver()
     import psycopg2
@@ -71,6 +86,9 @@ WAL_LOG_MAX_BYTES = 64 * 1024 * 1024
 
 #: How long check mode watches whether sessions come and go.
 PREDICTION_TIMEOUT_S = 1
+
+#: How long the copy waits for sessions to leave while the clients of poolers wait.
+LAST_SESSIONS_S = 2.0
 
 HINT = "Stop these clients or pause their pooler, raise drain_timeout, or rely on an archive in place of a clone."
 
@@ -102,6 +120,12 @@ class _Plan:
     free_bytes: int | None
     free_reason: str | None
     stale: Sequence[Database]
+    speed: Speed
+
+    @property
+    def expected_s(self) -> float:
+        """How long the server should copy, in seconds."""
+        return self.speed.expected_s(self.size_bytes)
 
 
 def clone_database(
@@ -112,14 +136,20 @@ def clone_database(
     strategy: str = "auto",
     drain_timeout_s: float = 5,
     min_free_bytes: int | None = None,
+    pause: Pause | None = None,
+    earlier: Sequence[Mapping[str, Any]] = (),
     check_mode: bool = False,
 ) -> dict[str, Any]:
     """Copy the database ``source`` to ``target`` and return the keys that the module pg_clone documents.
 
+    With ``pause`` its poolers are paused while the server copies, all or none, and resumed whatever happens.
+    ``earlier`` are copies of the same database, newest first, as `volume.choose_speed` takes them.
+
     In check mode nothing is changed, and what circumstances forbid is told by ``possible`` and ``reason``. Otherwise
     raises `HoldfastError` with the codes ``name_invalid``, ``option_invalid``, ``server_is_standby``,
     ``database_not_found``, ``database_invalid``, ``target_exists``, ``permission_denied``, ``role_missing``,
-    ``unsupported``, ``destination_full`` or ``database_in_use``; no target exists then.
+    ``unsupported``, ``destination_full`` or ``database_in_use``, and with poolers ``pause_too_long``,
+    ``pause_refused``, ``timeout`` or those of `Poolers.open`; no target exists then.
     """
     started = time.monotonic()
     check_name(source)
@@ -131,16 +161,27 @@ def clone_database(
             % (source, target, server.maintenance_db),
             hint="Set maintenance_db to a third database, such as postgres or template1.",
         )
-    if drain_timeout_s < 0 or (min_free_bytes or 0) < 0:
+    pause = pause or Pause()
+    if drain_timeout_s < 0 or (min_free_bytes or 0) < 0 or pause.max_pause_s <= 0:
         raise HoldfastError(
             code="option_invalid",
-            msg="drain_timeout and min_free_bytes must not be negative.",
+            msg="drain_timeout and min_free_bytes must not be negative, max_pause must be positive.",
             hint="Correct the options; nothing was touched.",
         )
     with contextlib.closing(_connect(server)) as connection:
         refuse_standby(connection)
         plan = _plan(connection, source, target, strategy)
+        if pause.poolers or check_mode:
+            plan = replace(plan, speed=_measured_speed(connection, plan, earlier))
         obstacles = _obstacles(connection, plan, strategy=strategy, min_free_bytes=min_free_bytes)
+        seen = PoolersSeen(limit_s=math.inf)
+        if pause.poolers:
+            try:
+                seen = look_at_poolers(pause, database=source)
+            except HoldfastError as exc:
+                obstacles.append(exc)
+            if plan.expected_s + CANCEL_S > seen.limit_s:
+                obstacles.append(pause_too_long(source, size_bytes=plan.size_bytes, speed=plan.speed, seen=seen))
         result: dict[str, Any] = {
             "changed": True,
             "database": source,
@@ -150,6 +191,12 @@ def clone_database(
             "bytes": plan.size_bytes,
             "free_bytes": plan.free_bytes,
             "free_reason": plan.free_reason,
+            "expected_s": plan.expected_s,
+            "expected_from": plan.speed.source,
+            "bytes_per_s": int(plan.speed.bytes_per_s),
+            "copy_s": None,
+            "pause_s": None,
+            "poolers": [],
             "possible": True,
             "reason": None,
             "blocking_sessions": [],
@@ -157,7 +204,7 @@ def clone_database(
             "notices": [],
         }
         if check_mode:
-            sessions = _lingering(connection, plan.source, min(drain_timeout_s, PREDICTION_TIMEOUT_S))
+            sessions = _lingering(connection, plan.source, min(drain_timeout_s, PREDICTION_TIMEOUT_S), seen.pids)
             if sessions:
                 obstacles.append(in_use(sessions, waited_s=min(drain_timeout_s, PREDICTION_TIMEOUT_S), hint=HINT))
             return dict(
@@ -172,7 +219,7 @@ def clone_database(
             raise obstacles[0]
         _drop(connection, plan.stale)
         copy = _Copy(server, connection, plan, target=target, drain_timeout_s=drain_timeout_s)
-        result.update(copy.make())
+        result.update(copy.make(pause, seen))
     result["duration_s"] = round(time.monotonic() - started, 3)
     return result
 
@@ -228,6 +275,18 @@ def _plan(connection: Connection, source: str, target: str, strategy: str) -> _P
         free_bytes=free,
         free_reason=reason,
         stale=stale_copies(connection),
+        speed=choose_speed(strategy=strategy),
+    )
+
+
+def _measured_speed(connection: Connection, plan: _Plan, earlier: Sequence[Mapping[str, Any]]) -> Speed:
+    known = choose_speed(strategy=plan.strategy, earlier=earlier)
+    directory, _reason = local_directory(connection=connection, tablespace_oid=plan.source.tablespace_oid)
+    if known.source == "earlier" or directory is None:
+        return known
+    shares = shares_blocks(directory) if plan.strategy == "clone" else None
+    return choose_speed(
+        strategy=plan.strategy, shares=shares, writes_bytes_per_s=None if shares else write_speed(directory)
     )
 
 
@@ -352,22 +411,25 @@ def _too_little_space(connection: Connection, plan: _Plan, min_free_bytes: int |
     )
 
 
-def _lingering(connection: Connection, source: Database, timeout_s: float) -> list[Session]:
+def _lingering(
+    connection: Connection, source: Database, timeout_s: float, poolers: Collection[int] = ()
+) -> list[Session]:
     """Wait until everybody who is in ``source`` now has left, and return who has not.
+
+    The processes ``poolers`` belong to poolers, which give them up when they are paused.
 
     Who comes meanwhile does not count: where clients come and go, nobody has to leave for good, and the copy itself
     makes newcomers wait.
     """
     remaining: list[Session] = read_occupants(connection=connection, oids=[source.oid])
-    present = {(session.pid, session.backend_start) for session in remaining}
+    present = {(session.pid, session.backend_start) for session in remaining if session.pid not in poolers}
 
     def gone() -> bool:
         now = read_occupants(connection=connection, oids=[source.oid])
         remaining[:] = [session for session in now if (session.pid, session.backend_start) in present]
         return not remaining
 
-    if remaining:
-        wait_until(gone, timeout_s=timeout_s)
+    wait_until(gone, timeout_s=timeout_s)
     return remaining
 
 
@@ -384,13 +446,19 @@ class _Copy:
         self.drain_timeout_s = drain_timeout_s
         self.strategy = plan.strategy
         self.notices: list[str] = []
+        self.clients_wait_until = math.inf
+        self.copy_s = 0.0
 
-    def make(self) -> dict[str, Any]:
+    def make(self, pause: Pause, seen: PoolersSeen) -> dict[str, Any]:
         """Copy, finish and return what there is now; on any error nothing is left."""
+        facts: list[dict[str, Any]] = []
         with contextlib.closing(_connect(self.server)) as worker:
             name = suffixed_name(self.target, TEMPORARY_SUFFIX % worker.info.backend_pid)
             try:
-                self._create_when_quiet(worker, name)
+                if pause.poolers:
+                    facts = self._create_while_clients_wait(worker, name, pause, seen)
+                else:
+                    self._create_when_quiet(worker, name, self.drain_timeout_s)
                 carried_over, oid = self._finish(name)
             except BaseException:
                 # Without a connection the next run drops it.
@@ -402,12 +470,59 @@ class _Copy:
             "target_oid": oid,
             "strategy": self.strategy,
             "bytes": database_size(connection=self.connection, oid=oid),
+            "copy_s": round(self.copy_s, 3),
+            "pause_s": round(max(float(fact["stall_ms"]) for fact in facts) / 1000, 3) if facts else None,
+            "poolers": facts,
             "carried_over": carried_over,
             "notices": self.notices,
         }
 
-    def _create_when_quiet(self, worker: Connection, name: str) -> None:
-        deadline = time.monotonic() + self.drain_timeout_s
+    def _create_while_clients_wait(
+        self, worker: Connection, name: str, pause: Pause, seen: PoolersSeen
+    ) -> list[dict[str, Any]]:
+        """Run CREATE DATABASE with the poolers paused, resume them, and return what each of them did."""
+        # Nobody shall wait for a copy that cannot begin because of somebody who came past the poolers.
+        strangers = _lingering(self.connection, self.plan.source, self.drain_timeout_s, seen.pids)
+        if strangers:
+            raise in_use(strangers, waited_s=self.drain_timeout_s, hint=HINT)
+        self._checkpoint()
+        started = time.monotonic()
+        with paused(
+            pause.poolers,
+            self.plan.source.name,
+            timeout_s=seen.limit_s,
+            max_pause_s=seen.limit_s,
+            activity=lambda pids: read_sessions(connection=self.connection, oids=(), pids=pids),
+        ) as poolers:
+            self.clients_wait_until = started + seen.limit_s - CANCEL_S
+            if time.monotonic() + self.plan.expected_s > self.clients_wait_until:
+                raise self._too_slow(seen, "the pausing took %.1f s" % (time.monotonic() - started))
+            try:
+                # The poolers' sessions are about to end; others had their time.
+                self._create_when_quiet(worker, name, LAST_SESSIONS_S)
+            except HoldfastError as exc:
+                if time.monotonic() < self.clients_wait_until or exc.details.get("sqlstate") not in GIVEN_UP:
+                    raise
+                raise self._too_slow(seen, "the copy was not complete") from exc
+        return [dict(fact) for fact in poolers.facts]
+
+    def _checkpoint(self) -> None:
+        """Have a checkpoint now, so that the one of the copy is short; where this role may not, it is longer."""
+        if self.strategy != "wal_log":
+            with contextlib.suppress(psycopg2.errors.InsufficientPrivilege), self.connection.cursor() as cursor:
+                cursor.execute("CHECKPOINT")
+
+    def _too_slow(self, seen: PoolersSeen, what: str) -> HoldfastError:
+        return HoldfastError(
+            code="timeout",
+            msg="Clients of the poolers would have waited for more than %g s: %s. They go on, and no copy was kept."
+            % (seen.limit_s, what),
+            hint="Rely on an archive in place of a clone, or raise max_pause; a copy was expected to take %g s."
+            % self.plan.expected_s,
+        )
+
+    def _create_when_quiet(self, worker: Connection, name: str, drain_timeout_s: float) -> None:
+        deadline = time.monotonic() + drain_timeout_s
         while True:
             sessions = _lingering(self.connection, self.plan.source, max(0.0, deadline - time.monotonic()))
             if not sessions:
@@ -415,7 +530,7 @@ class _Copy:
                 if not sessions:
                     return
             if time.monotonic() >= deadline:
-                raise in_use(sessions, waited_s=self.drain_timeout_s, hint=HINT)
+                raise in_use(sessions, waited_s=drain_timeout_s, hint=HINT)
 
     def _create(self, worker: Connection, name: str, deadline: float) -> list[Session]:
         """Run CREATE DATABASE and return nobody, or the sessions for whose sake it was given up.
@@ -458,9 +573,14 @@ class _Copy:
         with worker.cursor() as cursor:
             limit_ms = max(100, int((deadline - time.monotonic()) * 1000))
             cursor.execute("SELECT pg_catalog.set_config('lock_timeout', %s, false)", ("%dms" % limit_ms,))
+            if self.clients_wait_until < math.inf:
+                # The server ends it, should this process not be there to do so.
+                left_ms = max(1, int((self.clients_wait_until - time.monotonic()) * 1000))
+                cursor.execute("SELECT pg_catalog.set_config('statement_timeout', %s, false)", ("%dms" % left_ms,))
             if server_version(worker) >= 180000:
                 method = "clone" if self.strategy == "clone" else "copy"
                 cursor.execute("SELECT pg_catalog.set_config('file_copy_method', %s, false)", (method,))
+        started = time.monotonic()
         try:
             create_database(
                 connection=worker,
@@ -477,6 +597,8 @@ class _Copy:
             self.notices.append("The file system cannot clone files, so they were copied: %s" % exc.msg)
             self.strategy = "file_copy"
             self._create_database(worker, name, deadline)
+            return
+        self.copy_s = time.monotonic() - started
 
     def _finish(self, name: str) -> tuple[list[str], int]:
         """Give the copy its properties, its connections and its name, at once."""

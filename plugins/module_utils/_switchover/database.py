@@ -393,9 +393,18 @@ def _session_blocker(session: Session) -> Blocker:
 
 
 def free_bytes(*, connection: Connection, tablespace_oid: int | None = None) -> tuple[int | None, str | None]:
-    """Return ``(bytes free for new data, None)`` on the volume of a tablespace, or ``(None, reason)``.
+    """Return ``(bytes free for new data, None)`` on the volume of a tablespace, or ``(None, reason)``."""
+    directory, reason = local_directory(connection=connection, tablespace_oid=tablespace_oid)
+    if directory is None:
+        return None, reason
+    volume = os.statvfs(directory)
+    return volume.f_bavail * volume.f_frsize, None
 
-    Only a process on the server's own host can measure it, and only when the role may know the path.
+
+def local_directory(*, connection: Connection, tablespace_oid: int | None = None) -> tuple[str | None, str | None]:
+    """Return ``(directory of a tablespace, None)``, or ``(None, reason)`` when it cannot be looked at from here.
+
+    Only a process on the server's own host can do that, and only when the role may know the path.
     """
     with connection.cursor() as cursor:
         cursor.execute(READ_SERVER)
@@ -410,7 +419,7 @@ def free_bytes(*, connection: Connection, tablespace_oid: int | None = None) -> 
             return None, "the server runs on another host than this module"
         try:
             modified = os.stat(directory).st_mtime
-            volume = os.statvfs(directory)
+            os.statvfs(directory)
         except OSError as exc:
             return None, "%s cannot be reached from here: %s" % (directory, exc.strerror)
         # A forwarded port looks like the same host; the directory's own time tells the two apart.
@@ -423,7 +432,7 @@ def free_bytes(*, connection: Connection, tablespace_oid: int | None = None) -> 
                 )
                 if abs(only_row(cursor)[0] - modified) > 60:
                     return None, "%s on this host is not the server's directory" % directory
-    return volume.f_bavail * volume.f_frsize, None
+    return str(directory), None
 
 
 def file_copy_methods(*, connection: Connection) -> list[str]:

@@ -1,0 +1,272 @@
+# Copyright: Holdfast maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Clones of databases behind PgBouncer: clients wait and fail nothing, for no longer than they may."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg2
+import pytest
+
+from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
+from ansible_collections.holdfast.postgres.plugins.module_utils._switchover import clone
+from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.clone import clone_database
+from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.pause_length import Pause
+from tests.support.modules import ROOT, run_module
+from tests.support.pgbouncer import TestPooler, poolers_running
+from tests.support.server import TestServer, eventually
+
+SLOW = [{"strategy": "wal_log", "bytes": 1_000_000, "copy_s": 60.0}]
+
+RUN_SLOW_CLONE = """
+import json, sys, time
+sys.path[:0] = sys.argv[1:3]
+from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection import Server
+from ansible_collections.holdfast.postgres.plugins.module_utils._switchover import clone
+from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.console import PoolerAddress
+from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.pause_length import Pause
+server, poolers, options, max_pause_s = json.load(sys.stdin)
+def never_ends(**options):
+    print("copying", flush=True)
+    time.sleep(60)
+clone.create_database = never_ends
+addresses = [PoolerAddress(name=p["name"], server=Server(**p["server"])) for p in poolers]
+clone.clone_database(server=Server(**server), pause=Pause(addresses, max_pause_s), **options)
+"""
+
+
+@pytest.fixture
+def source(pg18: TestServer, database: str) -> Iterator[str]:
+    pg18.execute("CREATE TABLE written (n bigserial PRIMARY KEY, at timestamptz DEFAULT now())", database=database)
+    yield database
+    pg18.drop_database(database + "_copy")
+
+
+@pytest.fixture
+def poolers(pg18: TestServer) -> Iterator[list[TestPooler]]:
+    with poolers_running(pg18, "one", "two") as running:
+        yield running
+
+
+def copy(server: TestServer, source: str, poolers: list[TestPooler], *, max_pause_s: float = 10, **options: Any) -> Any:
+    pause = Pause([pooler.address() for pooler in poolers], max_pause_s)
+    return clone_database(server=server.server, source=source, target=source + "_copy", pause=pause, **options)
+
+
+class Client:
+    """A client of a pooler that writes one row in each transaction, and remembers how long each took."""
+
+    def __init__(self, pooler: TestPooler, database: str, *, reconnect: bool = False) -> None:
+        self.committed = 0
+        self.longest_s = 0.0
+        self.errors: list[str] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(pooler, database, reconnect))
+        self._thread.start()
+
+    def _run(self, pooler: TestPooler, database: str, reconnect: bool) -> None:
+        connection = None
+        while not self._stop.is_set():
+            started = time.monotonic()
+            try:
+                connection = connection or pooler.connect(database)
+                with connection.cursor() as cursor:
+                    cursor.execute("INSERT INTO written DEFAULT VALUES")
+                self.committed += 1
+                if reconnect:
+                    connection.close()
+                    connection = None
+            except psycopg2.Error as exc:
+                self.errors.append(str(exc))
+                connection = None
+            self.longest_s = max(self.longest_s, time.monotonic() - started)
+        if connection is not None:
+            connection.close()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(timeout=30)
+        assert not self._thread.is_alive()
+
+
+@contextlib.contextmanager
+def clients(poolers: list[TestPooler], database: str) -> Iterator[list[Client]]:
+    running = [Client(pooler, database, reconnect=reconnect) for pooler in poolers for reconnect in (False, True)]
+    try:
+        eventually(lambda: all(client.committed > 5 for client in running))
+        yield running
+    finally:
+        for client in running:
+            client.stop()
+
+
+def rows(server: TestServer, database: str) -> int:
+    return int(server.execute("SELECT count(*) FROM written", database=database)[0][0])
+
+
+def flowing(running: list[Client]) -> bool:
+    before = [client.committed for client in running]
+    return bool(eventually(lambda: all(c.committed > n for c, n in zip(running, before)), timeout_s=10))
+
+
+def test_module_clones_under_load_and_no_client_fails(pg18: TestServer, source: str, poolers: list[TestPooler]) -> None:
+    arguments = {
+        **pg18.login,
+        "database": source,
+        "target": source + "_copy",
+        "poolers": [{**pooler.option, "probe_user": "postgres", "probe_password": pg18.password} for pooler in poolers],
+    }
+    with clients(poolers, source) as running:
+        checked = run_module("pg_clone", arguments, check=True)
+        # The poolers' own sessions are no obstacle.
+        assert checked["possible"] and checked["changed"], checked
+        assert 0 < checked["expected_s"] < 15 and checked["expected_from"] == "probe" and checked["poolers"] == []
+        assert all(not pooler.paused() for pooler in poolers)
+        done = run_module("pg_clone", arguments)
+        assert not done["failed"], done
+        assert flowing(running)
+    assert [client.errors for client in running] == [[]] * 4
+    assert [pooler["name"] for pooler in done["poolers"]] == ["one", "two"]
+    assert 0 < done["copy_s"] <= done["pause_s"] < 15
+    assert done["pause_s"] == pytest.approx(max(client.longest_s for client in running), abs=0.3)
+    assert 0 < rows(pg18, source + "_copy") < rows(pg18, source)
+    assert pg18.password not in json.dumps(done)
+
+
+def test_copy_that_would_take_too_long_makes_nobody_wait(
+    pg18: TestServer, source: str, poolers: list[TestPooler]
+) -> None:
+    with clients(poolers, source) as running:
+        with pytest.raises(HoldfastError) as refusal:
+            copy(pg18, source, poolers, earlier=SLOW)
+        checked = copy(pg18, source, poolers, earlier=SLOW, check_mode=True)
+    assert refusal.value.code == "pause_too_long" and "earlier copies" in refusal.value.msg
+    assert refusal.value.details["expected_s"] > 60 and refusal.value.details["limit_s"] == 10
+    assert not checked["possible"] and not checked["changed"] and checked["expected_from"] == "earlier"
+    assert max(client.longest_s for client in running) < 1
+    assert source + "_copy" not in pg18.databases()
+
+
+def test_patience_of_a_pooler_lowers_the_limit(pg18: TestServer, source: str) -> None:
+    with (
+        poolers_running(pg18, "hasty", settings={"query_wait_timeout": "1"}) as hasty,
+        pytest.raises(HoldfastError) as refusal,
+    ):
+        copy(pg18, source, hasty)
+    assert refusal.value.code == "pause_too_long" and "query_wait_timeout" in refusal.value.msg
+    assert refusal.value.details["limit_s"] == 0.8
+
+
+def test_direct_session_refuses_before_anybody_waits(pg18: TestServer, source: str, poolers: list[TestPooler]) -> None:
+    session = pg18.connect(source, application_name="batch import")
+    with clients(poolers, source) as running:
+        with pytest.raises(HoldfastError) as refusal:
+            copy(pg18, source, poolers, drain_timeout_s=0.3)
+        checked = copy(pg18, source, poolers, drain_timeout_s=0.1, check_mode=True)
+    session.close()
+    assert refusal.value.code == "database_in_use" and "batch import" in refusal.value.msg
+    assert not checked["possible"] and "batch import" in checked["reason"]
+    assert max(client.longest_s for client in running) < 1
+
+
+def test_transaction_that_does_not_end_refuses_and_everybody_goes_on(
+    pg18: TestServer, source: str, poolers: list[TestPooler]
+) -> None:
+    stuck = poolers[1].connect(source, application_name="forgotten")
+    stuck.autocommit = False
+    with stuck.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    with pytest.raises(HoldfastError) as refusal:
+        copy(pg18, source, poolers)
+    assert refusal.value.code == "pause_refused" and "two" in refusal.value.msg
+    assert all(not pooler.paused() for pooler in poolers)
+    stuck.close()
+    assert copy(pg18, source, poolers)["changed"]
+
+
+def test_pooler_out_of_reach_is_told_before_anybody_waits(
+    pg18: TestServer, source: str, poolers: list[TestPooler]
+) -> None:
+    poolers[1].kill()
+    with pytest.raises(HoldfastError) as refusal:
+        copy(pg18, source, poolers)
+    assert refusal.value.code == "connection_failed" and "two" in refusal.value.msg
+    checked = copy(pg18, source, poolers, check_mode=True)
+    assert not checked["possible"] and "two" in checked["reason"]
+    assert not poolers[0].paused()
+
+
+def test_copy_that_takes_longer_than_expected_is_ended_in_time(
+    pg18: TestServer, source: str, poolers: list[TestPooler], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def takes_long(**options: Any) -> str:
+        with options["connection"].cursor() as cursor:
+            try:
+                cursor.execute("SELECT pg_sleep(30)")
+            except psycopg2.Error as exc:
+                raise HoldfastError(code="query_failed", msg=str(exc), hint="", sqlstate=exc.pgcode) from exc
+        return ""
+
+    monkeypatch.setattr(clone, "create_database", takes_long)
+    with clients(poolers, source) as running:
+        with pytest.raises(HoldfastError) as refusal:
+            copy(pg18, source, poolers, max_pause_s=3)
+        assert flowing(running)
+    assert refusal.value.code == "timeout" and "3 s" in refusal.value.msg
+    assert max(client.longest_s for client in running) < 3.3
+    assert [client.errors for client in running] == [[]] * 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_clients_go_on_when_the_clone_dies_or_hangs(
+    pg18: TestServer, source: str, poolers: list[TestPooler], number: int
+) -> None:
+    def where(server: Any) -> dict[str, Any]:
+        return {"host": server.host, "port": server.port, "user": server.user, "password": server.password}
+
+    argv = [sys.executable, "-c", RUN_SLOW_CLONE, str(ROOT / ".collections"), str(ROOT)]
+    said = [
+        where(pg18.server),
+        [{"name": pooler.name, "server": where(pooler.console)} for pooler in poolers],
+        {"source": source, "target": source + "_copy"},
+        4,
+    ]
+    with clients(poolers, source) as running:
+        process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(json.dumps(said))
+        process.stdin.close()
+        assert process.stdout.readline() == "copying\n"
+        assert all(pooler.paused() for pooler in poolers)
+        process.send_signal(number)
+        eventually(lambda: not any(pooler.paused() for pooler in poolers))
+        assert flowing(running)
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    assert [client.errors for client in running] == [[]] * 4
+    assert max(client.longest_s for client in running) < (2 if number == signal.SIGKILL else 5)
+    assert source + "_copy" not in pg18.databases()
+
+
+def test_older_server_is_cloned_behind_a_pooler(pg_distribution: TestServer) -> None:
+    pg_distribution.create_database("older", "CREATE TABLE written (n bigserial PRIMARY KEY)")
+    try:
+        with poolers_running(pg_distribution, "one") as poolers, clients(poolers, "older") as running:
+            done = copy(pg_distribution, "older", poolers, strategy="file_copy")
+            assert flowing(running)
+        assert done["strategy"] == "file_copy" and running[0].errors == []
+        assert rows(pg_distribution, "older_copy") > 0
+    finally:
+        for name in ("older", "older_copy"):
+            pg_distribution.drop_database(name)
