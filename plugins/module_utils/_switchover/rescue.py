@@ -26,7 +26,7 @@ else:
     Connection = Any
 
 #: How long poolers wait for the databases to be open again, which spares their clients an error.
-DOORS_FIRST_S = 2.0
+DOORS_FIRST_S = 0.5
 
 #: How long it is tried to open the databases.
 DOORS_TIMEOUT_S = 60.0
