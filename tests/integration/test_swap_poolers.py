@@ -23,7 +23,7 @@ import pytest
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
 from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.pooler import Poolers
 from tests.support.pgbouncer import TestPooler, poolers_running, transaction_open
-from tests.support.server import TestServer, eventually
+from tests.support.server import TestServer, embedded_bin_dir, eventually
 from tests.support.switchover import ROOT, Pair, pair_of_databases, rows_of, start_engine
 
 
@@ -245,7 +245,7 @@ def test_stopped_swap_lets_clients_go_on_in_time_and_renames_nothing_when_it_goe
         assert pair.untouched()
         process.send_signal(signal.SIGCONT)
         result = json.loads(process.communicate(timeout=20)[0])
-        assert result["code"] in ("timeout", "connection_failed"), result
+        assert result["code"] in ("timeout", "connection_failed", "database_in_use"), result
         going_on(clients)
     assert [error for client in clients for error in client.errors] == []
     assert pair.untouched() and not any(pooler.paused() for pooler in poolers)
@@ -321,6 +321,36 @@ def test_pooler_that_hangs_while_paused_is_named_and_resumed_when_it_answers(pg1
         mine[0].signal(signal.SIGCONT)
         eventually(lambda: not mine[0].paused())
     assert [error for client in clients for error in client.errors] == []
+
+
+def test_server_that_crashes_while_poolers_are_paused() -> None:
+    server = TestServer(embedded_bin_dir(18))
+    try:
+        with pair_of_databases(server) as pair, poolers_running(server, "one", "two") as mine:
+            outcome: list[Exception] = []
+
+            def swap() -> None:
+                try:
+                    pair.swap(poolers=group(mine, pair), guarded=True, drain_timeout_s=10)
+                except (HoldfastError, psycopg2.Error) as exc:
+                    outcome.append(exc)
+
+            thread = threading.Thread(target=swap)
+            with held_up(pair):
+                thread.start()
+                eventually(lambda: all_paused(mine, pair) and not pair.allows_connections(pair.old_oid))
+                crashed = time.monotonic()
+                server.stop("immediate")
+                eventually(lambda: not any(pooler.paused() for pooler in mine))
+                assert time.monotonic() - crashed < 4
+            server.start()
+            thread.join()
+            assert outcome
+            eventually(pair.untouched)
+            eventually(lambda: mine[0].connect(pair.live))
+            assert pair.swap(poolers=group(mine, pair))["changed"]
+    finally:
+        server.remove()
 
 
 def test_end_of_everything_of_the_controller_lets_clients_go_on(

@@ -48,6 +48,7 @@ class TestPooler:
         name: str = "main",
         databases: Mapping[str, str] | None = None,
         settings: Mapping[str, str] | None = None,
+        ready: bool = True,
     ) -> None:
         self.server = server
         self.name = name
@@ -62,7 +63,7 @@ class TestPooler:
         if self.account is not None:
             os.chown(self.directory, self.account.pw_uid, self.account.pw_gid)
             self.directory.chmod(0o755)
-        self.start()
+        self.start(ready=ready)
 
     def _write(self) -> None:
         where = "host=127.0.0.1 port=%d" % self.server.port
@@ -90,8 +91,8 @@ class TestPooler:
             encoding="utf-8",
         )
 
-    def start(self) -> None:
-        """Start it and wait until it listens."""
+    def start(self, *, ready: bool = True) -> None:
+        """Start it and, with ``ready``, wait until it lets the administrator in by password."""
         account = self.account
         options: dict[str, Any] = {}
         if account is not None:
@@ -103,7 +104,8 @@ class TestPooler:
             stderr=subprocess.DEVNULL,
             **options,
         )
-        eventually(self._listens)
+        if ready:
+            eventually(self._listens)
 
     def _listens(self) -> bool:
         assert self.process is not None and self.process.poll() is None, self.log.read_text(encoding="utf-8")
