@@ -29,6 +29,10 @@ options:
     description: Earlier deployments, as M(holdfast.postgres.deployment) lists them, newest first.
     type: list
     elements: dict
+  restored:
+    description: Whether the archive is restored beside the live database instead of a clone.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""

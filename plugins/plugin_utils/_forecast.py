@@ -17,11 +17,13 @@ def forecast(
     pending: Sequence[Mapping[str, Any]],
     clone: Mapping[str, Any] | None = None,
     deployments: Sequence[Mapping[str, Any]] = (),
+    restored: bool = False,
 ) -> str:
     """Return what is about to happen, as a paragraph.
 
     ``archive`` is what pg_backup predicts in check mode, ``clone`` what pg_clone predicts (None: no clone is wanted),
-    ``pending`` what pg_migrate lists, ``deployments`` those of the ledger with their steps, newest first.
+    ``restored`` whether the archive is restored beside the live database instead, ``pending`` what pg_migrate lists,
+    ``deployments`` those of the ledger with their steps, newest first.
     """
     sentences = [
         "%s (%s) will be archived to %s: about %s, %s free%s."
@@ -36,7 +38,13 @@ def forecast(
     ]
     if clone and clone.get("possible"):
         taken = _before(deployments, "rollback_point")
-        sentences.append("Then it will be cloned: %s by %s%s." % (size(clone["bytes"]), clone["strategy"], taken))
+        wait = "; clients wait about %s meanwhile" % duration(clone["expected_s"]) if clone.get("expected_s") else ""
+        sentences.append(
+            "Then it will be cloned: %s by %s%s%s." % (size(clone["bytes"]), clone["strategy"], wait, taken)
+        )
+    elif restored:
+        taken = _before(deployments, "rollback_point")
+        sentences.append("Then the archive will be restored beside it, so that an undo takes seconds%s." % taken)
     else:
         reason = " (%s)" % str(clone.get("reason")).rstrip(".") if clone else ""
         sentences.append("There will be no clone%s: an undo would restore the archive." % reason)

@@ -34,6 +34,14 @@ def test_forecast_has_sizes_free_space_and_the_times_of_the_last_success() -> No
     )
 
 
+def test_forecast_says_how_long_clients_wait_and_when_nobody_does() -> None:
+    clone = {"possible": True, "bytes": 1_200_000_000, "strategy": "file_copy", "expected_s": 6.5}
+    said = forecast(ARCHIVE, pending=PENDING, clone=clone)
+    assert "cloned: 1.2 GB by file_copy; clients wait about 6.5 s meanwhile." in said
+    said = forecast(ARCHIVE, pending=PENDING, restored=True, deployments=[run(rollback_point=("succeeded", 9.0))])
+    assert "restored beside it, so that an undo takes seconds; the last time it took 9.0 s." in said
+
+
 def test_impossible_clone_is_told_before_the_archive_is_taken() -> None:
     clone = {"possible": False, "reason": "2 sessions stay.", "bytes": 1, "strategy": "wal_log"}
     assert "There will be no clone (2 sessions stay): an undo would restore the archive." in (
