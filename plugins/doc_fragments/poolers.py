@@ -15,7 +15,7 @@ options:
     description:
       - The admin consoles of every PgBouncer process in front of the server, as the host that runs the module reaches
         them. Each process has its own, also those that share a port (C(so_reuseport)).
-      - They have nothing to do with the options O(login_host) and so on, which are the server's.
+      - They have nothing to do with the options C(login_host) and so on, which are the server's.
     type: list
     elements: dict
     suboptions:
