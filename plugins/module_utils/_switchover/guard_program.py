@@ -15,7 +15,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TextIO
 
 with contextlib.suppress(ImportError):  # reported by main()
     import psycopg2
@@ -56,6 +56,12 @@ def notify_ready(path: str | None) -> None:
             channel.send(b"READY=1")
 
 
+def told(stream: TextIO, text: str) -> None:
+    """Write a line to the journal."""
+    stream.write(text + "\n")
+    stream.flush()
+
+
 class Watch:
     """One connection to the console, opened again when it is lost."""
 
@@ -77,7 +83,7 @@ class Watch:
             now = time.monotonic()
             for name in overdue(states, self.since, now=now, limit_s=self.config["limit_s"]):
                 cursor.execute("RESUME " + argument(name))
-                print("resumed %r, which was paused for %.1f s" % (name, now - self.since.pop(name)), flush=True)
+                told(sys.stdout, "resumed %r, which was paused for %.1f s" % (name, now - self.since.pop(name)))
 
     def lost(self) -> None:
         """Close the connection, whatever state it is in; how long something was paused is remembered."""
@@ -89,7 +95,7 @@ class Watch:
 def main(encoded: str, environment: Mapping[str, str]) -> None:
     """Watch until the lifetime is over and nothing is paused any more; with no lifetime, look once."""
     if "psycopg2" not in globals():
-        sys.exit("%s has no psycopg2; install python3-psycopg2" % sys.executable)
+        raise SystemExit("%s has no psycopg2; install python3-psycopg2" % sys.executable)
     config = json.loads(base64.b64decode(encoded))
     watch = Watch(config)
     end = time.monotonic() + config["lifetime_s"]
@@ -100,5 +106,5 @@ def main(encoded: str, environment: Mapping[str, str]) -> None:
         try:
             watch.look()
         except psycopg2.Error as exc:
-            print(" ".join(str(exc).split()), file=sys.stderr, flush=True)
+            told(sys.stderr, " ".join(str(exc).split()))
             watch.lost()
