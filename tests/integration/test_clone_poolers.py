@@ -18,6 +18,7 @@ from typing import Any
 import psycopg2
 import pytest
 
+from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection import Server
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
 from ansible_collections.holdfast.postgres.plugins.module_utils._switchover import clone
 from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.clone import clone_database
@@ -270,3 +271,21 @@ def test_older_server_is_cloned_behind_a_pooler(pg_distribution: TestServer) -> 
     finally:
         for name in ("older", "older_copy"):
             pg_distribution.drop_database(name)
+
+
+def test_role_without_checkpoints_expects_a_longer_pause(pg18: TestServer, source: str) -> None:
+    role = "plain_" + source
+    pg18.execute("CREATE ROLE %s LOGIN CREATEDB PASSWORD 'x'" % role)
+    pg18.execute("ALTER DATABASE %s OWNER TO %s" % (source, role))
+    login = Server(host="127.0.0.1", port=pg18.port, user=role, password="x")
+    options: dict[str, Any] = {"strategy": "file_copy", "check_mode": True}
+    options["earlier"] = [{"strategy": "file_copy", "bytes": 100_000_000, "copy_s": 1.5}]
+    waits = [
+        clone_database(server=server, source=source, target=source + "_copy", **options)["expected_s"]
+        for server in (pg18.server, login)
+    ]
+    assert waits[1] - waits[0] == pytest.approx(128 * 1024 * 1024 / 100_000_000, abs=0.1)
+    pg18.execute("GRANT pg_checkpoint TO " + role)
+    assert clone_database(server=login, source=source, target=source + "_copy", **options)["expected_s"] == waits[0]
+    pg18.execute("ALTER DATABASE %s OWNER TO postgres" % source)
+    pg18.execute("DROP ROLE " + role)

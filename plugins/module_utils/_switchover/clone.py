@@ -109,6 +109,18 @@ SELECT d.datcollversion, pg_catalog.pg_database_collation_actual_version(d.oid)
 """
 
 
+# What a checkpoint may have to write first, where this role cannot have one made before clients wait.
+READ_DIRTY_BYTES = """
+SELECT CASE WHEN r.rolsuper
+              OR EXISTS (SELECT FROM pg_catalog.pg_roles AS c
+                          WHERE c.rolname = 'pg_checkpoint' AND pg_catalog.pg_has_role(c.oid, 'USAGE'))
+            THEN 0
+            ELSE pg_catalog.pg_size_bytes(pg_catalog.current_setting('shared_buffers')) END
+  FROM pg_catalog.pg_roles AS r
+ WHERE r.rolname = current_user
+"""
+
+
 @dataclass(frozen=True)
 class _Plan:
     """What is about to be copied, how, and what it takes."""
@@ -121,11 +133,12 @@ class _Plan:
     free_reason: str | None
     stale: Sequence[Database]
     speed: Speed
+    dirty_bytes: int = 0
 
     @property
     def expected_s(self) -> float:
         """How long the server should copy, in seconds."""
-        return self.speed.expected_s(self.size_bytes)
+        return self.speed.expected_s((self.size_bytes or 0) + self.dirty_bytes)
 
 
 def clone_database(
@@ -172,7 +185,8 @@ def clone_database(
         refuse_standby(connection)
         plan = _plan(connection, source, target, strategy)
         if pause.poolers or check_mode:
-            plan = replace(plan, speed=_measured_speed(connection, plan, earlier))
+            dirty_bytes = 0 if plan.strategy == "wal_log" else _dirty_bytes(connection)
+            plan = replace(plan, speed=_measured_speed(connection, plan, earlier), dirty_bytes=dirty_bytes)
         obstacles = _obstacles(connection, plan, strategy=strategy, min_free_bytes=min_free_bytes)
         seen = PoolersSeen(limit_s=math.inf)
         if pause.poolers:
@@ -181,7 +195,11 @@ def clone_database(
             except HoldfastError as exc:
                 obstacles.append(exc)
             if plan.expected_s + CANCEL_S > seen.limit_s:
-                obstacles.append(pause_too_long(source, size_bytes=plan.size_bytes, speed=plan.speed, seen=seen))
+                obstacles.append(
+                    pause_too_long(
+                        source, size_bytes=plan.size_bytes, speed=plan.speed, expected_s=plan.expected_s, seen=seen
+                    )
+                )
         result: dict[str, Any] = {
             "changed": True,
             "database": source,
@@ -277,6 +295,12 @@ def _plan(connection: Connection, source: str, target: str, strategy: str) -> _P
         stale=stale_copies(connection),
         speed=choose_speed(strategy=strategy),
     )
+
+
+def _dirty_bytes(connection: Connection) -> int:
+    with connection.cursor() as cursor:
+        cursor.execute(READ_DIRTY_BYTES)
+        return int(only_row(cursor)[0])
 
 
 def _measured_speed(connection: Connection, plan: _Plan, earlier: Sequence[Mapping[str, Any]]) -> Speed:

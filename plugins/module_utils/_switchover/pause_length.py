@@ -70,9 +70,10 @@ def look_at_poolers(pause: Pause, *, database: str) -> PoolersSeen:
     return PoolersSeen(min(pause.max_pause_s, WAIT_SHARE * turned_away_s), frozenset(pids), turned_away_s)
 
 
-def pause_too_long(database: str, *, size_bytes: int | None, speed: Speed, seen: PoolersSeen) -> HoldfastError:
+def pause_too_long(
+    database: str, *, size_bytes: int | None, speed: Speed, expected_s: float, seen: PoolersSeen
+) -> HoldfastError:
     """Return the refusal of a copy for which clients would have to wait too long."""
-    expected_s = speed.expected_s(size_bytes)
     turned_away = ""
     if WAIT_SHARE * seen.turned_away_s <= seen.limit_s:
         turned_away = ", because a pooler turns them away after %g s (query_wait_timeout)" % seen.turned_away_s

@@ -98,11 +98,10 @@ def test_volume_that_cannot_be_written_is_not_measured(directory: str) -> None:
 
 
 def test_refusal_names_numbers_and_a_pooler_that_is_less_patient() -> None:
-    error = pause_too_long(
-        "bank", size_bytes=4000 * MB, speed=Speed(100 * MB, "probe"), seen=PoolersSeen(15, turned_away_s=120)
-    )
+    facts: dict[str, Any] = {"size_bytes": 4000 * MB, "speed": Speed(100 * MB, "probe"), "expected_s": 40.5}
+    error = pause_too_long("bank", seen=PoolersSeen(15, turned_away_s=120), **facts)
     for word in ("40.5 s", "4000000000 bytes", "'bank'", "100 MB", "15 s"):
         assert word in error.msg, error.msg
     assert "query_wait_timeout" not in error.msg
-    error = pause_too_long("bank", size_bytes=1, speed=Speed(1, "default"), seen=PoolersSeen(8, turned_away_s=10))
+    error = pause_too_long("bank", seen=PoolersSeen(8, turned_away_s=10), **facts)
     assert "after 10 s (query_wait_timeout)" in error.msg and "query_wait_timeout" in error.hint
