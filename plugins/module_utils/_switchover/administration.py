@@ -20,6 +20,7 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.cons
     connected,
 )
 from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.database import Session, read_sessions
+from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.discovery import entries_to, require_admin
 from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.gate import one_line
 from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.guard import (
     Guard,
@@ -27,11 +28,7 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.guar
     remove_guard,
     set_guard,
 )
-from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.pooler import (
-    Poolers,
-    entries_to,
-    require_admin,
-)
+from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.pooler import Poolers
 
 with contextlib.suppress(ImportError):  # reported by connection.require_driver()
     import psycopg2

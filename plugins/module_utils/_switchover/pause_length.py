@@ -17,7 +17,7 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.cons
     PoolerAddress,
     connected,
 )
-from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.pooler import entries_to
+from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.discovery import entries_to
 from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.volume import Speed
 
 #: How much of query_wait_timeout, after which PgBouncer turns waiting clients away, a pause may take.

@@ -21,17 +21,20 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.cons
     COMMAND_TIMEOUT_S,
     CONNECT_TIMEOUT_S,
     Console,
-    Entry,
     PoolerAddress,
     PoolerSession,
-    argument,
     clients_waiting,
     connected,
     logging_in,
     wait_for,
 )
+from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.discovery import (
+    broken,
+    default_pool_mode,
+    entries_to,
+    require_admin,
+)
 from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.gate import (
-    NOT_PAUSED,
     Gate,
     one_line,
     tell_gates,
@@ -94,7 +97,7 @@ class _Pooler:
             require_admin(first)
             entries = entries_to(first, database)
             # In session mode a client keeps its server, and the probe itself would be what a PAUSE waits for.
-            modes = {entry.pool_mode or _default_pool_mode(first) for entry in entries}
+            modes = {entry.pool_mode or default_pool_mode(first) for entry in entries}
             self._may_probe = self.address.probe is not None and "session" not in modes
         finally:
             first.close()
@@ -119,7 +122,7 @@ class _Pooler:
             session.command("SELECT 1")
         except psycopg2.Error as exc:
             session.close()
-            raise _broken(self.address, exc) from exc
+            raise broken(self.address, exc) from exc
         self.probe = Probe(session)
 
     def begin_count(self) -> None:
@@ -215,7 +218,7 @@ class Poolers:
             except HoldfastError as exc:
                 failures.append(exc)
             except psycopg2.Error as exc:
-                failures.append(_broken(pooler.address, exc))
+                failures.append(broken(pooler.address, exc))
         if failures:
             self.close()
             raise HoldfastError(
@@ -363,86 +366,6 @@ def _refused(refusals: Sequence[Refusal], *, attempts: int, activity: Activity |
         " task again.",
         refusals=[refusal.as_dict() for refusal in refusals],
     )
-
-
-def require_admin(console: Console) -> None:
-    """Raise `HoldfastError` when the user may look only (stats_users)."""
-    try:
-        console.command("RESUME pgbouncer")  # is never paused
-    except psycopg2.Error as exc:
-        if "admin access needed" in str(exc):
-            raise HoldfastError(
-                code="permission_denied",
-                msg="Pooler %s: user %s may not pause or resume." % (console.address.name, console.address.server.user),
-                hint="Add it to admin_users of this PgBouncer and reload it.",
-                pooler=console.address.name,
-            ) from exc
-        if not any(text in str(exc) for text in NOT_PAUSED):
-            raise _broken(console.address, exc) from exc
-
-
-def _broken(address: PoolerAddress, exc: Exception) -> HoldfastError:
-    return HoldfastError(
-        code="connection_failed",
-        msg="Pooler %s at %s: %s" % (address.name, address.where, one_line(exc)),
-        hint="Look at the log of this PgBouncer.",
-        pooler=address.name,
-    )
-
-
-def _default_pool_mode(console: Console) -> str | None:
-    return next((row["value"] for row in console.show("CONFIG") if row["key"] == "pool_mode"), None)
-
-
-def entries_to(console: Console, database: str) -> list[Entry]:
-    """Return the pooler's databases that lead to ``database``.
-
-    By default that is every entry for a database of this name, whatever the host: how a pooler calls the server cannot
-    be compared from here, and one entry too many only waits, too. A wildcard's entry exists once somebody has asked for
-    it, so the live name is asked for (RECONNECT registers it and does nothing else to one without servers).
-    """
-    wanted = console.address.databases or [database]
-    entries = {entry.name: entry for entry in console.entries()}
-    for name in wanted:
-        if name not in entries:
-            entries.update(_asked_of_wildcard(console, name))
-    if console.address.databases:
-        found = [entries[name] for name in wanted if name in entries]
-        missing = [name for name in wanted if name not in entries]
-    else:
-        found = [entry for entry in entries.values() if entry.database == database]
-        missing = [] if found else [database]
-    if missing:
-        raise HoldfastError(
-            code="database_not_found",
-            msg="Pooler %s at %s has no database %s%s; it has %s."
-            % (
-                console.address.name,
-                console.address.where,
-                "" if console.address.databases else "that leads to ",
-                ", ".join(map(repr, missing)),
-                ", ".join("%r (to %r)" % (entry.name, entry.database) for entry in entries.values()) or "none",
-            ),
-            hint="Name the pooler's databases with the option databases of the pooler, or leave this pooler out.",
-            pooler=console.address.name,
-        )
-    return found
-
-
-def _asked_of_wildcard(console: Console, name: str) -> dict[str, Entry]:
-    """Return the entry that a wildcard makes for ``name``, if there is a wildcard."""
-    # PgBouncer hides such an entry from SHOW while nobody is connected, after a third of a second at most.
-    for _attempt in range(3):
-        try:
-            console.command("RECONNECT " + argument(name))
-        except psycopg2.Error as exc:
-            if "no such database" in str(exc):
-                return {}
-            raise _broken(console.address, exc) from exc
-        found = {entry.name: entry for entry in console.entries() if entry.name == name}
-        if found:
-            return found
-    return {}
 
 
 class Resumer:

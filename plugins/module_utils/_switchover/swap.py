@@ -14,10 +14,10 @@ import hashlib
 import itertools
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection import (
     Server,
@@ -54,8 +54,12 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.drai
     interrupted_runs,
     undo_marks,
 )
-from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.pooler import Activity, Target
 from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.rescue import Rescue, own_process
+from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.waiting import (
+    DeadManSwitch,
+    NoPoolers,
+    Poolers,
+)
 from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.watchdog import Watchdog
 
 with contextlib.suppress(ImportError):  # reported by connection.require_driver()
@@ -93,72 +97,6 @@ SELECT l.pid
    AND (l.classid::bigint << 32) | l.objid::bigint = ANY (%s::bigint[])
  ORDER BY 1
 """
-
-
-class Poolers(Protocol):
-    """Everything that can make the clients of the live database wait; see `pooler.Poolers`."""
-
-    @property
-    def targets(self) -> Sequence[Target]:
-        """Return what is paused, for the process that is on guard."""
-
-    @property
-    def left_paused(self) -> Sequence[str]:
-        """Return the names of those that were found paused and have not been resumed."""
-
-    @property
-    def facts(self) -> Sequence[Mapping[str, Any]]:
-        """Return the facts for ``poolers[]`` as of now."""
-
-    def open(self) -> None:
-        """Connect; raises `HoldfastError` when one of them is of no use."""
-
-    def prepare(self) -> None:
-        """Do everything that can be done before clients wait."""
-
-    def pause(self, *, timeout_s: float, activity: Activity | None = None) -> None:
-        """Make clients wait, all or none, within the time; raises `HoldfastError` when one refuses."""
-
-    def resume(self) -> None:
-        """Let clients go on, whether they wait or not; never raises."""
-
-    def close(self) -> None:
-        """Close the connections."""
-
-
-class DeadManSwitch(Protocol):
-    """Something that lets clients go on when this process does not."""
-
-    def arm(self, *, timeout_s: float) -> None:
-        """From now on do so when this process ends, or after the time."""
-
-    def fired(self) -> bool:
-        """Return whether clients were let go on because of the time."""
-
-    def disarm(self) -> None:
-        """Do nothing any more, armed or not."""
-
-    def leave_armed(self) -> None:
-        """Do it now."""
-
-
-class _NoPoolers:
-    """What there is to do where clients connect directly."""
-
-    targets: Sequence[Target] = ()
-    left_paused: Sequence[str] = ()
-    facts: Sequence[Mapping[str, Any]] = ()
-
-    def open(self) -> None:
-        """Connect to nothing."""
-
-    prepare = close = open
-
-    def pause(self, *, timeout_s: float, activity: Activity | None = None) -> None:
-        """Pause nothing."""
-
-    def resume(self) -> None:
-        """Resume nothing."""
 
 
 @dataclass(frozen=True)
@@ -264,7 +202,7 @@ def swap_databases(
     """
     started = time.monotonic()
     request.validate(maintenance_db=server.maintenance_db)
-    swap = _Swap(server, request, check_mode=check_mode, poolers=poolers or _NoPoolers(), switches=switches)
+    swap = _Swap(server, request, check_mode=check_mode, poolers=poolers or NoPoolers(), switches=switches)
     with contextlib.closing(swap.connect()) as connection, contextlib.closing(swap.poolers):
         refuse_standby(connection)
         with _names_locked(connection, request.names):
