@@ -289,6 +289,8 @@ def _kept_by_policy(
     at = times[side.oid]
     if at is None:
         return "its age is not known: neither its name nor the ledger tells a time"
+    if side.kind == "restored" and known.now - at < UNDO_STALE_AFTER:
+        return "it is %s old, and an undo that nobody could record may be about to use it" % _age(at, known.now)
     if known.now - at < timedelta(days=policy.keep_days):
         return "it is %s old; %g days are kept" % (_age(at, known.now), policy.keep_days)
     # What was restored can be restored again, and the clone of a deployment that changed nothing is no way back.

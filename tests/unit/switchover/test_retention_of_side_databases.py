@@ -193,6 +193,12 @@ def test_what_cannot_be_dropped_is_kept_with_the_reason(hindrance: str) -> None:
     assert decided[0].reason == hindrance and not decided[0].remove
 
 
+def test_freshly_restored_database_may_be_in_an_undo_that_nobody_recorded() -> None:
+    fresh, stale = side("20260331T090000Z-aaaa", 3, "restored"), side("20260331T050000Z-aaaa", 4, "restored")
+    decided = choose([fresh, stale], known=known(), policy=Policy(0, 0))
+    assert outcome(decided) == {stale.name: True, fresh.name: False}
+
+
 def test_unknown_age_keeps_unless_the_ledger_knows_it() -> None:
     named = side("release-7", 3)
     assert "age is not known" in choose([named, side(NEW, 4)], known=known(), policy=Policy())[-1].reason
