@@ -40,6 +40,11 @@ options:
         names cannot be told from one that only the retired database ever had; see RV(tables[].uncertain).
       - It must come from that very database (its OID), not from an ancestor of it.
     type: dict
+  migrated:
+    description:
+      - Such a reading from the end of the migration. A table that the migration created and that nobody has written to
+        since is then told (RV(tables[].by_migration)), and becomes a file only when it is small.
+    type: dict
   snapshot:
     description:
       - A snapshot of the serving database that was exported (C(pg_export_snapshot())) when the names were exchanged and
@@ -142,6 +147,9 @@ tables:
     uncertain:
       description: Whether rows that clients have deleted since the exchange may be counted as inserted.
       type: bool
+    by_migration:
+      description: Whether the migration created the table and nobody has written to it since.
+      type: bool
     columns_only_retired:
       description: Columns that only the retired table has. They are in the file, and were not compared.
       type: list
@@ -212,6 +220,7 @@ def main() -> None:
             "database": {"type": "str", "required": True},
             "retired": {"type": "str", "required": True},
             "since": {"type": "dict"},
+            "migrated": {"type": "dict"},
             "snapshot": {"type": "str"},
             "tables": {"type": "list", "elements": "str", "default": []},
             "path": {"type": "path"},
@@ -226,6 +235,7 @@ def main() -> None:
             database=params["database"],
             retired=params["retired"],
             since=params["since"] or None,
+            migrated=params["migrated"] or None,
             snapshot=params["snapshot"] or None,
             tables=params["tables"],
             path=params["path"] or None,

@@ -41,11 +41,11 @@ def rollback_plan(
     looked yet. ``running`` are the ids of deployments that were never closed: what they are doing is in no history yet,
     and an undo stops them. The plan has ``strategy`` (``clone``, ``archive`` or ``none``), ``deployment_id``,
     ``side_database``, ``side_oid``, ``archive``, ``taken_at``, ``schema_version``, ``expected_s`` (seconds, or None),
-    ``writes`` (see `writes_since`), ``left_behind`` (the same as a sentence), ``since`` (the reading of the counters
-    from before the rollback point, where the live database itself is what it was taken from; else None), ``skipped``
-    (what was passed over, and why), ``needs_archives`` (True when the archives must be listed first), ``sentence``, and
-    ``point``, which of the rollback points it is. A plan with the strategy ``none`` and a point tells of an undo that
-    was not recorded.
+    ``writes`` (see `writes_since`), ``left_behind`` (the same as a sentence), ``since`` and ``migrated`` (the readings of
+    the counters from before the rollback point and from the end of the migration, where the live database itself is what
+    it was taken from; else None), ``skipped`` (what was passed over, and why), ``needs_archives`` (True when the archives
+    must be listed first), ``sentence``, and ``point``, which of the rollback points it is. A plan with the strategy
+    ``none`` and a point tells of an undo that was not recorded.
     """
     if live.get("oid") is None:
         return _none(["the database %s does not exist" % live["name"]])
@@ -390,9 +390,9 @@ def _none(skipped: list[str]) -> dict[str, Any]:
 
 
 def _finish(
-    plan: dict[str, Any], writes: dict[str, Any], source: Point, live: Mapping[str, Any], skipped: list[str]
+    plan: dict[str, Any], writes: dict[str, Any], taken: Point, live: Mapping[str, Any], skipped: list[str]
 ) -> dict[str, Any]:
-    since = _counters(source, "before") if source.get("live_oid") == live.get("oid") else {}
+    since = _counters(taken, "before") if taken.get("live_oid") == live.get("oid") else {}
     left_behind = _writes_sentence(writes)
     source = "clone %s" % plan["side_database"] if plan["strategy"] == "clone" else "archive %s" % plan["archive"]
     sentences = [
@@ -413,6 +413,7 @@ def _finish(
         "writes": writes,
         "left_behind": left_behind,
         "since": dict(since) if since.get("snapshot") else None,
+        "migrated": dict(_counters(taken, "after_migration")) if since.get("snapshot") else None,
         "skipped": skipped,
         "needs_archives": False,
         "sentence": " ".join(sentences),

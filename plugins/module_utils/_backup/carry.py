@@ -179,7 +179,12 @@ def carry_forward(
     started = time.monotonic()
     check_pair_of_names(database, retired)
     deadline = Deadline(timeout_s)
-    with open_sides(server=server, serving=database, retired=retired, since=since, snapshot=snapshot) as sides:
+    with (
+        deadline.explained(),
+        open_sides(
+            server=server, serving=database, retired=retired, deadline=deadline, since=since, snapshot=snapshot
+        ) as sides,
+    ):
         refuse_standby(sides.serving)
         names, missing = _wanted(sides, tables)
         if missing:
@@ -193,7 +198,7 @@ def carry_forward(
         wanted, refused = _choose(found, differences, excluded=excluded, named=ALL not in tables)
         with contextlib.closing(_open_for_writing(server, database)) as connection:
             carry = _Carry(sides, connection, deadline)
-            with deadline.explained(), _connection_explained():
+            with _connection_explained():
                 carry.run([pairs[name] for name in wanted], differences)
                 rejected = [*carry.rejections(), *_conflicts(sides, pairs, found, differences, excluded)]
                 # No transaction takes back what a sequence gave, so check mode leaves them alone.

@@ -23,6 +23,7 @@ import contextlib
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._backup.pairs im
     key_definition,
     same_key,
 )
+from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection import server_version
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
 
 with contextlib.suppress(ImportError):  # reported by connection.require_driver()
@@ -50,6 +52,9 @@ GROUPS = 4096
 #: What is copied between the databases stays in memory up to this size.
 SPOOL_BYTES = 32 * 1024 * 1024
 
+#: Up to as many transaction ids are listed in a condition.
+LISTED_XIDS = 20_000
+
 #: Beyond this distance, transaction ids are no longer compared.
 MAX_XIDS = 1 << 31
 
@@ -66,8 +71,14 @@ class XidRange:
         """Whether the 32 bits in a row tell an id of the range from earlier ones."""
         return self.end - self.first < MAX_XIDS
 
-    def holds(self) -> sql.Composable:
-        """Return the condition that the version of the row of ``t`` was written in the range."""
+    def holds(self, *, version: int) -> sql.Composable:
+        """Return the condition that the version of the row of ``t`` was written in the range.
+
+        A list is searched by hash from version 14 on; there is no order of such ids that an operator could use.
+        """
+        if version >= 140000 and self.end - self.first <= LISTED_XIDS:
+            ids = ",".join(str(number % (1 << 32)) for number in range(self.first, self.end))
+            return sql.SQL("t.xmin = ANY ({}::xid[])").format(sql.Literal("{%s}" % ids))
         return sql.SQL("((t.xmin::text::bigint - {}) & 4294967295) < {}").format(
             sql.Literal(self.first % (1 << 32)), sql.Literal(max(self.end - self.first, 0))
         )
@@ -119,12 +130,14 @@ class Evidence:
     """What is known of a table without reading it.
 
     ``unchanged``: nothing was written to it since the rollback point. ``append_only``: no row of it was changed or
-    deleted since. ``written``: the transaction ids since the reading before the rollback point, or None when versions
-    cannot be told apart by them.
+    deleted since. ``none_deleted``: no row was deleted, so that only those whose key was changed can be gone.
+    ``written``: the transaction ids since the reading before the rollback point, or None when versions cannot be told
+    apart by them.
     """
 
     unchanged: bool = False
     append_only: bool = False
+    none_deleted: bool = False
     written: XidRange | None = None
 
 
@@ -180,9 +193,9 @@ class TableComparison:
         self.deadline = deadline
         self.mine, self.theirs = expressions(pair, retired)
         self.changes = "changes_%d" % number
-        self.new = arrived.holds() if arrived is not None else sql.SQL("false")
-        written = evidence.written
-        self.candidate = written.holds() if written is not None else sql.SQL("true")
+        written, version = evidence.written, server_version(retired)
+        self.new = arrived.holds(version=version) if arrived is not None else sql.SQL("false")
+        self.candidate = written.holds(version=version) if written is not None else sql.SQL("true")
 
     def run(self) -> Difference:
         """Return the difference; raises `HoldfastError` with the code ``timeout`` or ``snapshot_lost``.
@@ -260,6 +273,8 @@ class TableComparison:
         if groups is None:
             # What is left of both sides should be the rows that nobody has touched since the rollback point.
             kept = sql.SQL("NOT {}").format(self.candidate)
+            if self.evidence.none_deleted and self._same_sums((self.mine.key, self.theirs.key), where=(kept, gone)):
+                return 0, None
             groups = self._different_groups(self.mine.key, self.theirs.key, where=(kept, gone))
             if not groups:
                 return 0, None
@@ -394,18 +409,34 @@ class TableComparison:
         """Return the groups, by the hashes ``mine`` and ``theirs``, that have other rows on one side than the other."""
         sums = sums or (mine, theirs)
         where = where or (sql.SQL("true"), sql.SQL("true"))
-        found: list[dict[int, Any]] = []
-        sides = ((self.retired, self.mine.table, mine), (self.serving, self.theirs.table, theirs))
-        for number, (connection, table, group) in enumerate(sides):
-            self._limit()
-            with connection.cursor() as cursor:
-                cursor.execute(
-                    sql.SQL("SELECT ({} & {})::int, count(*), sum({}) FROM ONLY {} AS t WHERE {} GROUP BY 1").format(
-                        group, sql.Literal(GROUPS - 1), sums[number], table, where[number]
-                    )
+        query = "SELECT ({group} & {last})::int, count(*), sum({sum}) FROM ONLY {table} AS t WHERE {where} GROUP BY 1"
+        found = self._ask_both(
+            *(
+                sql.SQL(query).format(
+                    group=group, last=sql.Literal(GROUPS - 1), sum=sums[side], table=table, where=where[side]
                 )
-                found.append({row[0]: row[1:] for row in cursor.fetchall()})
-        return sorted(group for group in {*found[0], *found[1]} if found[0].get(group) != found[1].get(group))
+                for side, (group, table) in enumerate(((mine, self.mine.table), (theirs, self.theirs.table)))
+            )
+        )
+        before, after = ({row[0]: row[1:] for row in rows} for rows in found)
+        return sorted(group for group in {*before, *after} if before.get(group) != after.get(group))
+
+    def _same_sums(
+        self, sums: tuple[sql.Composable, sql.Composable], *, where: tuple[sql.Composable, sql.Composable]
+    ) -> bool:
+        """Return whether both sides have as many rows and the same sum, a third of the work of `_different_groups`."""
+        query = "SELECT count(*), sum({}) FROM ONLY {} AS t WHERE {}"
+        tables = (self.mine.table, self.theirs.table)
+        mine, theirs = self._ask_both(*(sql.SQL(query).format(sums[n], tables[n], where[n]) for n in (0, 1)))
+        return mine == theirs
+
+    def _ask_both(self, mine: sql.Composable, theirs: sql.Composable) -> tuple[list[Any], list[Any]]:
+        """Return the rows of a query on the retired and of one on the serving database, run at the same time."""
+        self._limit()
+        with ThreadPoolExecutor(max_workers=1) as executor:
+            pending = executor.submit(_ask, self.retired, mine)
+            other = _ask(self.serving, theirs)
+            return pending.result(), other
 
     def _limit(self) -> None:
         self.deadline.limit(self.retired, self.serving)
@@ -457,6 +488,12 @@ def copy_out(connection: Connection, query: sql.Composable, file: Any, *, option
     with connection.cursor() as cursor:
         cursor.copy_expert(sql.SQL("COPY ({}) TO STDOUT ({})").format(query, options), file)
         return int(cursor.rowcount)
+
+
+def _ask(connection: Connection, query: sql.Composable) -> list[Any]:
+    with connection.cursor() as cursor:
+        cursor.execute(query)
+        return list(cursor.fetchall())
 
 
 def _in_groups(group: sql.Composable, groups: Sequence[int]) -> sql.Composable:

@@ -136,6 +136,7 @@ FAILURES = {
     "42P01": ("snapshot_lost", "Something was dropped or renamed meanwhile; run the task again."),
     "42703": ("snapshot_lost", "A table was altered meanwhile; run the task again."),
     "3F000": ("snapshot_lost", "A schema was dropped or renamed meanwhile; run the task again."),
+    "57014": ("timeout", "Its time was up, or somebody canceled it; see the server's log."),
     "55P03": ("timeout", "A session holds or waits for a lock on it; see pg_locks and pg_stat_activity."),
     "lost": ("connection_failed", "See the server's log for the reason, then run the task again."),
     "unforeseen": ("query_failed", "If the server reports corrupt data, stop and restore; see the server's log."),

@@ -75,6 +75,9 @@ READ_LARGE_OBJECTS = "SELECT t.oid::bigint, {new} FROM pg_largeobject_metadata A
 # Whose content was written since; only superusers may ask.
 READ_WRITTEN_LARGE_OBJECTS = "SELECT DISTINCT t.loid::bigint FROM pg_largeobject AS t WHERE {written}"
 
+#: A table that only a migration has written to becomes a file up to this size.
+MIGRATED_BYTES = 1024 * 1024
+
 #: What two readings of the counters must share.
 CIRCUMSTANCES = ("stats_reset", "server_started_at", "stats_discarded_at")
 
@@ -85,6 +88,7 @@ class TableWrites:
 
     ``found_in`` is ``both``, ``retired`` (the migration created it: all its rows are inserted ones) or ``serving`` (the
     migration dropped or renamed it). Counts are None where they are not known, and then ``reason`` says why.
+    ``by_migration`` says of a table that only the retired database has that nobody wrote to it since the migration.
     ``uncertain`` says that a row counted as inserted may be one that clients of the serving database have deleted.
     """
 
@@ -97,6 +101,7 @@ class TableWrites:
     deleted: int | None = 0
     columns_only_retired: list[str] = field(default_factory=list)
     uncertain: bool = False
+    by_migration: bool = False
     reason: str | None = None
     file: str | None = None
     deleted_file: str | None = None
@@ -124,7 +129,8 @@ class Sides:
     """The sessions in both databases, each in one snapshot, and what is known about their past.
 
     ``since`` is the reading of the counters from before the rollback point, of the very database that is retired now;
-    without it, contents are compared. ``snapshot`` is one of the serving database, exported before clients came in.
+    without it, contents are compared. ``migrated`` is such a reading from the end of the migration. ``snapshot`` is one
+    of the serving database, exported before clients came in.
     """
 
     def __init__(
@@ -133,19 +139,22 @@ class Sides:
         server: Server,
         serving: str,
         retired: str,
+        deadline: Deadline,
         since: Mapping[str, Any] | None = None,
+        migrated: Mapping[str, Any] | None = None,
         snapshot: str | None = None,
     ) -> None:
+        self._deadline = deadline
         self._opened: list[Connection] = []
         try:
-            self.serving = self._open(server, serving, snapshot)
             # As early as can be: clients write to it.
+            self.serving = self._open(server, serving, snapshot)
             self.next_xid = self._number(self.serving, NEXT_XID)
             self.exact = snapshot is not None or self._untouched()
             self.retired = self._open(server, retired)
             self.arrived, self.encoding = self._exchange(serving, retired)
             self.version = server_version(self.serving)
-            self.since = since or {}
+            self.since, self.migrated = since or {}, migrated or {}
             self.now = read_counters(self.retired)
             self.written = self._written()
         except BaseException:
@@ -176,7 +185,8 @@ class Sides:
                         hint="Whoever exported it has ended; leave it out.",
                         sqlstate=exc.pgcode,
                     ) from exc
-            cursor.execute("SELECT 1")
+            cursor.execute("SELECT pg_current_snapshot()")
+        self._deadline.limit(connection)
         return connection
 
     def _number(self, connection: Connection, query: str, *parameters: Any) -> int:
@@ -217,27 +227,47 @@ class Sides:
         return written if written.usable and first <= written.end else None
 
     def evidence(self, name: str) -> Evidence:
-        """Return what is known of a table without reading it.
-
-        Counters prove something from version 15 on, where they are in shared memory and ended sessions have reported
-        theirs; before, messages with them may be lost on their way.
-        """
-        before = (self.since.get("relations") or {}).get(name)
-        now = self.now["relations"].get(name)
-        # Another table may have got the name, with rows that are old but were never in this one.
-        if not before or not now or before["oid"] != now["oid"]:
+        """Return what is known of a table without reading it."""
+        if not _same_table(self.since, self.now, name):
+            # Another table may have got the name, with rows that are old but were never in this one.
             return Evidence()
-        counted = (
-            self.version >= 150000
-            and bool(self.since.get("counting") and self.now["counting"])
-            and all(self.since.get(key) == self.now[key] for key in CIRCUMSTANCES)
-            and before["filenode"] == now["filenode"]
-        )
-        if not counted:
+        moved = self._moved(self.since, name)
+        if moved is None:
             return Evidence(written=self.written)
-        earlier, later = self.since["tables"].get(name) or {}, self.now["tables"][name]
-        moved = {key for key in ("inserted", "updated", "deleted") if later[key] != earlier.get(key)}
-        return Evidence(unchanged=not moved, append_only=moved <= {"inserted"}, written=self.written)
+        return Evidence(
+            unchanged=not moved,
+            append_only=moved <= {"inserted"},
+            none_deleted="deleted" not in moved,
+            written=self.written,
+        )
+
+    def by_migration(self, name: str) -> bool:
+        """Return whether nobody has written to a table since the migration had ended, nor made it anew."""
+        return _same_table(self.migrated, self.now, name) and self._moved(self.migrated, name) == set()
+
+    def _moved(self, earlier: Mapping[str, Any], name: str) -> set[str] | None:
+        """Return which counters of a table have moved since an earlier reading, or None when they prove nothing.
+
+        They do from version 15 on, where they are in shared memory and ended sessions have reported theirs; before,
+        messages with them may be lost on their way. No counter tells that a table was emptied or rewritten; its file
+        number does.
+        """
+        proving = (
+            self.version >= 150000
+            and bool(earlier.get("counting") and self.now["counting"])
+            and all(earlier.get(key) == self.now[key] for key in CIRCUMSTANCES)
+            and earlier["relations"][name]["filenode"] == self.now["relations"][name]["filenode"]
+        )
+        if not proving:
+            return None
+        before, now = earlier["tables"].get(name) or {}, self.now["tables"][name]
+        return {key for key in ("inserted", "updated", "deleted") if now[key] != before.get(key)}
+
+
+def _same_table(earlier: Mapping[str, Any], now: Mapping[str, Any], name: str) -> bool:
+    """Return whether the table of that name is the one that had it at an earlier reading."""
+    before, after = (earlier.get("relations") or {}).get(name), now["relations"].get(name)
+    return bool(before and after and before["oid"] == after["oid"])
 
 
 @contextlib.contextmanager
@@ -328,7 +358,12 @@ def _compare_pair(sides: Sides, pair: Pair, number: int, deadline: Deadline) -> 
 
 def _count_rows(sides: Sides, table: Table, deadline: Deadline) -> TableWrites:
     """Return what is to be said of a table that only the retired database has."""
-    writes = TableWrites(table.name, "retired", key=list(next(iter(table.keys), ())) or None)
+    writes = TableWrites(
+        table.name,
+        "retired",
+        key=list(next(iter(table.keys), ())) or None,
+        by_migration=sides.by_migration(table.name),
+    )
     if table.obstacle:
         return _unknown(writes, table.obstacle)
     try:
@@ -367,6 +402,7 @@ def writes_report(
     database: str,
     retired: str,
     since: Mapping[str, Any] | None = None,
+    migrated: Mapping[str, Any] | None = None,
     snapshot: str | None = None,
     tables: Sequence[str] = (),
     path: str | None = None,
@@ -383,7 +419,18 @@ def writes_report(
     started = time.monotonic()
     check_pair_of_names(database, retired)
     deadline = Deadline(timeout_s)
-    with open_sides(server=server, serving=database, retired=retired, since=since, snapshot=snapshot) as sides:
+    with (
+        deadline.explained(),
+        open_sides(
+            server=server,
+            serving=database,
+            retired=retired,
+            deadline=deadline,
+            since=since,
+            migrated=migrated,
+            snapshot=snapshot,
+        ) as sides,
+    ):
         wanted = _wanted(sides, tables)
         pairs, mine, found, differences = compare_tables(sides, deadline=deadline, tables=wanted)
         result: dict[str, Any] = {
@@ -393,7 +440,7 @@ def writes_report(
             "exact": sides.exact,
             "sequences": _sequences(sides) if wanted is None else [],
             "large_objects": _large_objects(sides, deadline) if wanted is None else None,
-            "unchanged": len({*pairs, *mine}) - sum(writes.found_in != "serving" for writes in found),
+            "unchanged": len(pairs) - sum(writes.found_in == "both" for writes in found),
             "files": [],
             "directory": None,
         }
@@ -442,7 +489,7 @@ def _keep(
     export: Export, writes: TableWrites, pair: Pair | None, table: Table | None, difference: Difference | None
 ) -> None:
     """Write the files of one table."""
-    if writes.found_in == "retired" and table is not None and writes.known:
+    if writes.found_in == "retired" and table is not None and writes.known and not _left_out(writes, table):
         writes.file = export.write_table(table)
     if pair is None or difference is None:
         return
@@ -450,6 +497,11 @@ def _keep(
         writes.file = export.write_changes(pair.retired, difference.changes)
     if difference.deleted_keys is not None:
         writes.deleted_file = export.write_deleted(pair.retired, difference.deleted_keys, rows=difference.deleted or 0)
+
+
+def _left_out(writes: TableWrites, table: Table) -> bool:
+    """Return whether a table is too large to be kept only because a migration filled it; it would fill it again."""
+    return writes.by_migration and table.size_bytes > MIGRATED_BYTES
 
 
 def _total(found: Sequence[TableWrites]) -> dict[str, int]:
@@ -498,14 +550,14 @@ def _compare_large_objects(sides: Sides, mine: Any, theirs: Any) -> dict[str, An
     never = sql.SQL("false")
     mine.execute(sql.SQL(READ_LARGE_OBJECTS).format(new=never))
     retired = {oid for oid, _new in mine.fetchall()}
-    arrived = sides.arrived.holds() if sides.arrived is not None else never
+    arrived = sides.arrived.holds(version=sides.version) if sides.arrived is not None else never
     theirs.execute(sql.SQL(READ_LARGE_OBJECTS).format(new=arrived))
     serving = dict(theirs.fetchall())
     common = retired & set(serving)
     if common and sides.written is not None:
         mine.execute("SELECT has_table_privilege('pg_largeobject', 'SELECT')")
         if only_row(mine)[0]:
-            mine.execute(sql.SQL(READ_WRITTEN_LARGE_OBJECTS).format(written=sides.written.holds()))
+            mine.execute(sql.SQL(READ_WRITTEN_LARGE_OBJECTS).format(written=sides.written.holds(version=sides.version)))
             common &= {row[0] for row in mine.fetchall()}
     oids = sorted(common)
     ours, others = (read_large_objects(connection, oids) for connection in (sides.retired, sides.serving))
