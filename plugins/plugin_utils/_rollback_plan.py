@@ -41,11 +41,11 @@ def rollback_plan(
     looked yet. ``running`` are the ids of deployments that were never closed: what they are doing is in no history yet,
     and an undo stops them. The plan has ``strategy`` (``clone``, ``archive`` or ``none``), ``deployment_id``,
     ``side_database``, ``side_oid``, ``archive``, ``taken_at``, ``schema_version``, ``expected_s`` (seconds, or None),
-    ``writes`` (see `writes_since`), ``left_behind`` (the same as a sentence), ``since`` and ``migrated`` (the readings of
-    the counters from before the rollback point and from the end of the migration, where the live database itself is what
-    it was taken from; else None), ``skipped`` (what was passed over, and why), ``needs_archives`` (True when the archives
-    must be listed first), ``sentence``, and ``point``, which of the rollback points it is. A plan with the strategy
-    ``none`` and a point tells of an undo that was not recorded.
+    ``writes`` (see `writes_since`), ``left_behind`` (the same as a sentence), ``since`` and ``migrated`` (the readings
+    of the counters from before the rollback point and from the end of the migration, where the live database itself is
+    what it was taken from; else None), ``skipped`` (what was passed over, and why), ``needs_archives`` (True when the
+    archives must be listed first), ``sentence``, and ``point``, which of the rollback points it is. A plan with the
+    strategy ``none`` and a point tells of an undo that was not recorded.
     """
     if live.get("oid") is None:
         return _none(["the database %s does not exist" % live["name"]])
