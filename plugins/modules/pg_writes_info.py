@@ -144,8 +144,13 @@ tables:
     reason:
       description: Why they are not; null otherwise.
       type: str
+    by_contents:
+      description: Whether all contents had to be compared, because nothing told which rows were written since.
+      type: bool
     uncertain:
-      description: Whether rows that clients have deleted since the exchange may be counted as inserted.
+      description:
+        - Whether a row that clients have deleted since the exchange of the names may be counted as inserted. It never
+          is where RV(exact) is true, or where no row of the table was updated since the rollback point.
       type: bool
     by_migration:
       description: Whether the migration created the table and nobody has written to it since.

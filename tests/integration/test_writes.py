@@ -128,10 +128,10 @@ def test_what_clients_write_since_is_neither_left_behind_nor_deleted(payments: U
     counts = {r["table"]: (r["inserted"], r["updated"], r["conflicting"], r["deleted"]) for r in found["tables"]}
     # 2001 is the same in both; 2002 and 5 were written over; 200 was not written in the retired database.
     assert counts == {"public.payment": (99, 4, 2, 3), "public.loose": (3, 0, 0, 1)}
-    assert found["known"] and not found["exact"] and not any(row["uncertain"] for row in found["tables"])
+    assert found["known"] and not found["exact"] and all(row["uncertain"] for row in found["tables"])
     # Contents alone cannot tell that 200 was deleted by a client, and say so.
     payment = next(row for row in payments.left(since=None)["tables"] if row["table"] == "public.payment")
-    assert payment["uncertain"] and (payment["inserted"], payment["deleted"]) == (100, 3)
+    assert payment["by_contents"] and payment["uncertain"] and (payment["inserted"], payment["deleted"]) == (100, 3)
     client.close()
 
 
@@ -193,6 +193,17 @@ def test_counters_prove_what_did_not_change_and_nothing_else(pg18: TestServer) -
         pg18.execute("SELECT pg_stat_reset()", database=pair.retired)
         assert evidence(pair, "public.still") == (False, False, True)
         assert pair.counts()["public.grows"] == (1, 0, 0, 0)
+
+
+def test_rows_of_a_table_without_updates_are_new_whatever_clients_do(payments: Undo) -> None:
+    payments.write("INSERT INTO payment SELECT g FROM generate_series(2001, 2003) g")
+    payments.exchange()
+    client = payments.server.connect(payments.live)
+    with client.cursor() as cursor:
+        cursor.execute("DELETE FROM payment WHERE id < 10")
+    (payment,) = payments.left()["tables"]
+    assert (payment["inserted"], payment["deleted"], payment["uncertain"]) == (3, 0, False)
+    client.close()
 
 
 KEYS = """

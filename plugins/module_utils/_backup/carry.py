@@ -272,7 +272,7 @@ def _choose(
             reason = "" if not named else "the retired database has no such table"
         elif not writes.known and writes.table not in differences:
             reason = "what is in it could not be compared: %s" % writes.reason
-        elif writes.inserted and writes.uncertain:
+        elif writes.uncertain and writes.by_contents:
             reason = (
                 "which of its rows clients have deleted since the exchange of the names cannot be told, because nothing"
                 " was recorded when the rollback point was taken"
@@ -318,6 +318,11 @@ def _open_for_writing(server: Server, database: str) -> Connection:
     connection.set_session(isolation_level="READ COMMITTED", readonly=False, autocommit=False)
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_catalog.set_config('lock_timeout', %s, true)", (str(LOCK_TIMEOUT_MS),))
+        # The server's own functions come first, wherever that path has them.
+        cursor.execute(
+            "SELECT pg_catalog.set_config('search_path', pg_catalog.concat_ws(', ', 'pg_catalog',"
+            " nullif(pg_catalog.current_setting('search_path'), '')), true)"
+        )
     return connection
 
 

@@ -43,7 +43,7 @@ NAME_CHARACTERS = 80
 
 def file_name(table: str, *, suffix: str = "") -> str:
     """Return a file name for a table's quoted name: any characters, any length, and no two tables the same name."""
-    plain = re.sub(r"[^a-z0-9_.]", "_", table)[:NAME_CHARACTERS].lstrip(".")
+    plain = re.sub(r"[^a-z0-9_.]", "_", table)[:NAME_CHARACTERS].lstrip(".") or "table"
     if plain != table:
         plain = "%s-%s" % (plain, hashlib.sha256(table.encode("utf-8", "surrogateescape")).hexdigest()[:12])
     return "%s%s.csv" % (plain, suffix)

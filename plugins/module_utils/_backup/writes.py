@@ -89,7 +89,8 @@ class TableWrites:
     ``found_in`` is ``both``, ``retired`` (the migration created it: all its rows are inserted ones) or ``serving`` (the
     migration dropped or renamed it). Counts are None where they are not known, and then ``reason`` says why.
     ``by_migration`` says of a table that only the retired database has that nobody wrote to it since the migration.
-    ``uncertain`` says that a row counted as inserted may be one that clients of the serving database have deleted.
+    ``by_contents`` says that nothing but the contents could be compared. ``uncertain`` says that a row counted as
+    inserted may be one that the rollback point had and clients have deleted since the exchange of the names.
     """
 
     table: str
@@ -100,6 +101,7 @@ class TableWrites:
     conflicting: int | None = 0
     deleted: int | None = 0
     columns_only_retired: list[str] = field(default_factory=list)
+    by_contents: bool = False
     uncertain: bool = False
     by_migration: bool = False
     reason: str | None = None
@@ -347,7 +349,10 @@ def _compare_pair(sides: Sides, pair: Pair, number: int, deadline: Deadline) -> 
         return _unknown(writes, "the server reported %s: %s" % (exc.pgcode, primary_message(exc))), None
     writes.inserted, writes.updated = difference.inserted, difference.updated
     writes.conflicting, writes.deleted = difference.conflicting, difference.deleted
-    writes.uncertain = evidence.written is None and not sides.exact
+    writes.by_contents = evidence.written is None
+    # Where nothing was updated, whatever was written since is new.
+    certain = sides.exact or (evidence.append_only and not writes.by_contents)
+    writes.uncertain = bool(difference.inserted) and not certain
     if difference.deleted is None:
         writes.reason = (
             "one of the databases was altered after the exchange of the names, so rows that only the one that serves "

@@ -217,3 +217,90 @@ def test_failed_step_ends_when_it_failed() -> None:
     document = report_document(record(), facts(failure=FAILURE, started=STARTED, migrate={"failed": True}))
     failed = next(step for step in document["steps_to_record"] if step["status"] == "failed")
     assert (failed["started_at"], failed["finished_at"]) == (STARTED["migrate"], FAILURE["at"])
+
+
+PLAN = {"strategy": "clone", "schema_version": "v1", "sentence": "s", "left_behind": "About 7 rows."}
+TABLE = {
+    "table": "public.payment",
+    "found_in": "both",
+    "inserted": 10,
+    "updated": 2,
+    "conflicting": 0,
+    "deleted": 1,
+    "known": True,
+    "reason": None,
+}
+WRITES = {
+    "known": True,
+    "exact": True,
+    "tables": [TABLE],
+    "total": {"inserted": 10, "updated": 2, "conflicting": 0, "deleted": 1},
+    "files": [{"name": "public.payment.csv"}],
+    "directory": "/r/d1/writes",
+    "sequences": [],
+    "large_objects": {"known": True},
+}
+CARRIED = {
+    "rows": 9,
+    "verified": True,
+    "carried": [{"table": "public.payment", "rows": 9, "rejected": 1}],
+    "rejected": [{"table": "public.payment", "key": {"id": 1}, "reason": "amount must be positive"}],
+    "rejected_total": 1,
+    "rejected_file": "/r/d1/writes/rejected.csv",
+    "refused": [],
+    "sequences": [],
+}
+
+
+def undone(**more: Any) -> dict[str, Any]:
+    swap = {"retired": "bank_retired", "live_oid": 7, "stall_ms": None}
+    started = {"rollback": "2026-11-20T22:00:00Z", "writes": "2026-11-20T22:00:01Z", "report": "2026-11-20T22:00:02Z"}
+    return report_document(record(), facts(kind="rollback", plan=PLAN, swap=swap, started=started, **more))
+
+
+def test_undo_says_exactly_what_it_left_and_where_it_is_kept() -> None:
+    document = undone(writes=WRITES)
+    assert document["ok"] and statuses(document) == {"writes": "succeeded", "report": "succeeded"}
+    assert (
+        "Left behind in the retired database: 10 inserted, 2 changed and 1 deleted rows in public.payment."
+        " They are kept in /r/d1/writes." in document["summary"]
+    )
+    assert "About 7 rows" not in document["summary"]
+    assert document["rollback"]["left"]["files"] == ["public.payment.csv"]
+
+
+def test_undo_that_left_nothing_says_so() -> None:
+    empty = {**WRITES, "tables": [], "total": dict.fromkeys(WRITES["total"], 0), "files": []}
+    document = undone(writes=empty)
+    assert document["ok"] and "Nothing was left behind." in document["summary"]
+
+
+def test_what_is_not_known_or_not_kept_is_shouted_and_the_run_is_not_ok() -> None:
+    unknown = {**TABLE, "known": False, "inserted": None, "reason": "it was not done within 60 s"}
+    document = undone(writes={**WRITES, "known": False, "tables": [unknown]})
+    assert not document["ok"] and document["deployment"]["status"] == "succeeded"
+    assert "NOT KNOWN IS WHAT WAS LEFT BEHIND IN public.payment (it was not done within 60 s)." in document["summary"]
+    # Nothing could be compared at all: what the counters said is still said.
+    document = undone(
+        writes={"failed": True}, writes_failure={"msg": "no room.", "code": "destination_full", "hint": ""}
+    )
+    assert not document["ok"] and statuses(document)["writes"] == "failed"
+    assert "About 7 rows. WHAT WAS LEFT BEHIND IS NOT ALL KEPT IN FILES: no room." in document["summary"]
+
+
+def test_carried_rows_are_counted_and_refused_ones_are_shouted() -> None:
+    document = undone(writes=WRITES, carried={**CARRIED, "rejected_total": 0, "rejected": []})
+    assert document["ok"]
+    assert "Carried forward: 9 rows into public.payment, equal to the originals." in document["summary"]
+    document = undone(writes=WRITES, carried=CARRIED, reserve_failure="no right to it.")
+    assert not document["ok"]
+    assert (
+        "1 ROWS WERE REFUSED by the version that serves, the first because: amount must be positive."
+        in (document["summary"])
+    )
+    assert "KEYS MAY HAVE BEEN GIVEN OUT TWICE" in document["summary"]
+    refused = [{"table": "public.fee", "rows": 3, "reason": "the version that serves has no such table"}]
+    document = undone(writes=WRITES, carried={**CARRIED, "rejected_total": 0, "refused": refused})
+    assert not document["ok"] and "NO ROW OF public.fee WAS CARRIED FORWARD" in document["summary"]
+    document = undone(writes=WRITES, carry_failure={"msg": "Neither has a table x.", "code": "option_invalid"})
+    assert not document["ok"] and "NOTHING WAS CARRIED FORWARD: Neither has a table x." in document["summary"]

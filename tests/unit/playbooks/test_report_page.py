@@ -74,6 +74,44 @@ DOCUMENT: dict[str, Any] = {
         "terminated": [{}],
         "restore_s": 2.0,
         "writes": {"known": True, "tables": {"public.loan": {"inserted": 1, "updated": 0, "deleted": 0}}},
+        "left": {
+            "known": False,
+            "directory": "/r/d1/writes",
+            "problem": "no room",
+            "sequences": [{"sequence": "s", "retired": 7, "serving": 1}],
+            "tables": [
+                {
+                    "table": "public.payment",
+                    "found_in": "both",
+                    "inserted": 1,
+                    "updated": None,
+                    "deleted": 0,
+                    "conflicting": 0,
+                    "known": False,
+                    "uncertain": True,
+                    "reason": "because",
+                    "file": "f.csv",
+                    "deleted_file": "d.csv",
+                },
+                {
+                    "table": "public.loan",
+                    "found_in": "retired",
+                    "known": True,
+                    "inserted": 2,
+                    "updated": 0,
+                    "deleted": 0,
+                },
+            ],
+        },
+        "carried": {
+            "rows": 9,
+            "problem": None,
+            "tables": [{"table": "public.payment", "rows": 9, "rejected": 1, "columns_left": {"column": 3}}],
+            "refused": [{"table": "t", "reason": "r"}],
+            "rejected": [{"table": "t", "key": {"column": "k"}, "reason": "r", "detail": "d"}],
+            "rejected_total": 101,
+            "rejected_file": "/r/d1/writes/rejected.csv",
+        },
     },
     "failure": {"stage": "verify", "code": "c", "msg": "m", "hint": "h", "path": "p", "line": 3, "statement": "SELECT"},
     "summary": "All of it.",
@@ -124,6 +162,17 @@ def test_no_value_becomes_markup() -> None:
         assert set(page.elements) <= set(plain.elements)
         assert page.attributes == plain.attributes
         assert text not in html
+
+
+def test_page_says_what_was_left_behind_and_carried_forward() -> None:
+    html, _page = render(DOCUMENT)
+    for text in ("not known", "because", "f.csv, d.csv", "/r/d1/writes", "no room", "only the retired database has"):
+        assert text in html, text
+    for text in ("Carried forward: 9 rows", "in 3 rows", "No row of", "1 more are in", "rejected.csv"):
+        assert text in html, text
+    before = {**DOCUMENT["rollback"], "left": None, "carried": None}
+    html, _page = render({**DOCUMENT, "rollback": before})
+    assert "public.loan" in html and "Carried" not in html
 
 
 def test_page_needs_nothing_from_elsewhere() -> None:
