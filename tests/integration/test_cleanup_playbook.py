@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import pathlib
 import re
+import subprocess
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -65,6 +66,13 @@ def states_of(job: Job, **of: str) -> dict[str, str]:
         database="holdfast",
     )
     return dict(rows)
+
+
+def run_of(completed: subprocess.CompletedProcess[str]) -> str:
+    """The id of a run, by where it says that its report is; of two at once, either may be the last to write one."""
+    found = re.search(r"reports/([^/]+)/report.html", completed.stdout)
+    assert found, completed.stdout + completed.stderr
+    return found.group(1)
 
 
 CONFIRM = ("-e", '{"cleanup_confirm": "we\\"ird %s"}')
@@ -136,16 +144,12 @@ def test_deployment_that_was_undone_meanwhile_does_not_call_itself_a_success(job
     eventually(lambda: job.server.execute(waiting), timeout_s=60)
     undo = job.play("rollback", *CONFIRM_UNDO)
     assert undo.returncode == 0, undo.stdout + undo.stderr
-    by = job.report()["deployment"]["id"]
     deploy.join(timeout=120)
     completed = results[0]
     assert completed.returncode != 0, completed.stdout
-    assert "UNDONE MEANWHILE by %s" % by in completed.stdout
+    assert "UNDONE MEANWHILE by %s" % run_of(undo) in completed.stdout
     assert job.version() == "v1"
-    # Either of the two may have been the last to write its report.
-    found = re.search(r"reports/([^/]+)/report.html", completed.stdout)
-    assert found, completed.stdout
-    run = found.group(1)
+    run = run_of(completed)
     statuses = job.server.execute("SELECT status FROM holdfast.deployment WHERE id = %s", (run,), database="holdfast")
     assert statuses == [("rolled_back",)]
     assert states_of(job, run=run)[run] == "available"
