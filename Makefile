@@ -23,7 +23,7 @@ export LC_ALL := C.UTF-8
 help: ## List the commands
 	@awk 'BEGIN { FS = ":.*## " } \
 	  /^##@/ { printf "\n%s\n", substr($$0, 5) } \
-	  /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+	  /^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: setup
 setup: ## Create .venv with everything that runs, unless it is there
@@ -136,8 +136,12 @@ faults: dev ## Kills and outages in the middle of an undo [ARGS="-k ..."]
 	$(PYTEST) tests/faults $(ARGS)
 
 .PHONY: molecule
-molecule: dev ## Roles on booted systemd hosts: the scenario default (as root) [ARGS="--destroy=never"]
-	@.ci/molecule default -- $(ARGS)
+molecule: dev ## Roles on booted systemd hosts: one host, then a tier (as root) [ARGS="--destroy=never"]
+	@.ci/molecule default tier -- $(ARGS)
+
+.PHONY: molecule-matrix
+molecule-matrix: dev ## The same on every Debian that is supported, too (as root) [ARGS="--destroy=never"]
+	@.ci/molecule default tier matrix -- $(ARGS)
 
 .PHONY: bench
 bench: setup ## Measure against the usual commands: a table, and JSON in benchmarks/results [ARGS="..."]

@@ -149,8 +149,8 @@ def pgbouncer_plan(
     by path), ``current`` (text of ``start.ini`` by instance), ``active`` (instances that run), ``listening``
     (ports), ``foreign`` (whether the service of the distribution runs),
     ``secrets`` (SCRAM secrets of ``users``; None for those that have none), ``missing`` and ``checksums`` (of the TLS
-    files, by path), ``consoles`` and ``openssl`` (results of the plan's commands) and ``now``
-    (ISO 8601). With `trial_dir` all files
+    files, by path), ``predicted`` (whether those that are missing will be there in a run that is not check mode),
+    ``consoles`` and ``openssl`` (results of the plan's commands) and ``now`` (ISO 8601). With `trial_dir` all files
     belong into it, and PgBouncer listens on a socket in there only.
 
     The plan has ``problems`` and ``notes`` (sentences), ``auth`` (``query`` or ``userlist``), ``version``, ``consoles``
@@ -180,7 +180,8 @@ def pgbouncer_plan(
     sums = {item["path"]: str(checksums[item["source"]]) for item in tls_files if item["source"] in checksums}
     problems += _access_problems(choices)
     problems += _tls_problems(choices, state)
-    problems += ["%s does not exist." % path for path in state.get("missing") or []]
+    if not state.get("predicted"):
+        problems += ["%s does not exist." % path for path in state.get("missing") or []]
     problems += _auth_problems(choices, auth=auth, release=release, secrets=secrets)
     if not instances:
         problems.append("pgbouncer_instances is empty: name at least one instance.")
