@@ -19,7 +19,7 @@ description:
     for statements that alter tables, which wait until their table was compared.
   - Rows are told apart over the columns that the table has in both databases, by its primary key or by another unique
     key without nulls; rows of tables without one are counted.
-  - Changes neither database. Supports check mode, in which no file is written; RV(changed) says whether one would be.
+  - Changes neither database. Supports check mode, in which no file is written; V(changed) says whether one would be.
 options:
   database:
     description:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import csv
 import json
 import pathlib
+import threading
 from collections.abc import Iterator
 from typing import Any
 
+import psycopg2
 import pytest
 
 from ansible_collections.holdfast.postgres.plugins.module_utils._backup.carry import carry_forward
@@ -19,7 +21,7 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors imp
 from tests.support.job import EXAMPLE, Job
 from tests.support.modules import run_module
 from tests.support.retired import Undo, undo
-from tests.support.server import TestServer, embedded_bin_dir
+from tests.support.server import TestServer, embedded_bin_dir, eventually
 
 LENDING = """
 CREATE TABLE party (id bigserial PRIMARY KEY, name text NOT NULL);
@@ -297,7 +299,7 @@ def test_types_names_partitions_and_tables_without_a_key(pg_distribution: TestSe
         assert caught.value.code == "option_invalid" and "public.nothing" in caught.value.msg
 
 
-def test_row_that_a_client_holds_is_waited_for_and_a_lost_connection_carries_nothing(lending: Undo) -> None:
+def test_row_whose_key_a_client_holds_is_waited_for_and_then_refused(lending: Undo) -> None:
     lending.write("INSERT INTO payment (party_id, amount, reference) VALUES (1, 1, 'held'), (1, 2, 'free')")
     lending.exchange()
     client = lending.server.connect(lending.live)
@@ -325,6 +327,44 @@ def test_contents_alone_do_not_say_what_clients_deleted_so_such_rows_are_not_car
     result = carry(lending, "payment")
     assert result["rows"] == 1
     assert rows(lending, "SELECT count(*) FROM payment WHERE id = 7") == [(0,)]
+
+
+def test_clients_that_write_meanwhile_lose_nothing_and_get_no_key_twice(lending: Undo) -> None:
+    lending.write(
+        "INSERT INTO payment (party_id, amount, reference) SELECT 1, g, 'r ' || g FROM generate_series(1, 5000) g"
+    )
+    reserve_sequences(server=lending.server.server, database=lending.live, side=lending.side, tables=["payment"])
+    lending.exchange()
+    stop, written, failures = threading.Event(), [], []
+
+    def client() -> None:
+        connection = lending.server.connect(lending.live)
+        with connection.cursor() as cursor:
+            while not stop.is_set():
+                try:
+                    cursor.execute("INSERT INTO payment (party_id, amount) VALUES (2, 1) RETURNING id")
+                    written.append(cursor.fetchone()[0])
+                    cursor.execute("UPDATE payment SET amount = amount + 1 WHERE id = %s", (len(written) % 200 + 1,))
+                    cursor.execute("DELETE FROM payment WHERE id = %s", (len(written) % 50 + 1,))
+                except psycopg2.Error as exc:
+                    failures.append(str(exc))
+        connection.close()
+
+    threads = [threading.Thread(target=client) for _number in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        eventually(lambda: len(written) > 50)
+        result = carry(lending, "payment")
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert failures == [] and result["rows"] == 5000 and result["rejected"] == [] and result["verified"]
+    present = {row[0] for row in rows(lending, "SELECT id FROM payment")}
+    assert present >= {*range(201, 5201), *written} and len(set(written)) == len(written)
+    # What clients have deleted stays deleted.
+    assert not present & set(range(1, 51)) or len(written) < 50
 
 
 @pytest.fixture(scope="module")
@@ -400,24 +440,24 @@ def test_ten_thousand_payments_survive_an_undo_and_fifty_are_lost_from_nowhere(j
     assert "payment_amount_positive" in page and "public.payment.csv" in page
 
 
-def test_names_that_are_no_table_do_not_hold_up_an_undo_but_are_told(job: Job) -> None:
-    assert job.play("deploy").returncode == 0
-    completed = job.play("rollback", "-e", "holdfast_confirm=rently_lending", "-e", "rollback_carry_forward=payments")
-    assert completed.returncode != 0 and "NOTHING WAS CARRIED FORWARD" in completed.stdout
-    assert "has a table payments" in completed.stdout and job.version() == "v1.0.0"
-    assert job.report()["rollback"]["carried"]["problem"]
-
-
-def test_files_that_cannot_be_written_do_not_undo_the_undo_but_are_told(job: Job) -> None:
+def test_names_that_are_no_table_and_files_that_cannot_be_written_do_not_hold_up_an_undo(job: Job) -> None:
     assert job.play("deploy").returncode == 0
     (job.directory / "file").touch()
     completed = job.play(
-        "rollback", "-e", "holdfast_confirm=rently_lending", "-e", "rollback_writes_dir=%s/file/w" % job.directory
+        "rollback",
+        "-e",
+        "holdfast_confirm=rently_lending",
+        "-e",
+        "rollback_carry_forward=payments",
+        "-e",
+        "rollback_writes_dir=%s/file/writes" % job.directory,
     )
-    assert completed.returncode != 0 and "IS NOT ALL KEPT IN FILES" in completed.stdout
-    assert job.version() == "v1.0.0"
-    left = job.report()["rollback"]["left"]
-    assert left["problem"] and any(row["table"] == "public.schema_version" for row in left["tables"])
+    assert completed.returncode != 0 and job.version() == "v1.0.0"
+    assert "NOTHING WAS CARRIED FORWARD: Neither database has a table payments." in completed.stdout
+    assert "IS NOT ALL KEPT IN FILES" in completed.stdout
+    rollback = job.report()["rollback"]
+    assert rollback["done"] and rollback["carried"]["problem"] and rollback["left"]["problem"]
+    assert any(row["table"] == "public.schema_version" for row in rollback["left"]["tables"])
 
 
 def test_role_that_may_not_insert_is_told_once_and_not_for_each_row(lending: Undo) -> None:

@@ -74,8 +74,10 @@ SHOWN_REJECTIONS = 1000
 #: The server's details of these say everything that the row holds, which belongs into the file alone.
 SHOW_ROWS = frozenset({"23502", "23514"})
 
-#: How long a row waits for a client's transaction that holds its key or its parent.
+#: How long rows wait for a client's transaction that holds a key or a parent of theirs: once, and while the ones that
+#: it keeps out are being looked for.
 LOCK_TIMEOUT_MS = 5000
+NEXT_LOCK_TIMEOUT_MS = 100
 
 #: What a row can be refused for, by class or code; anything else is the table's or the role's fault.
 FAULTS_OF_ROWS = frozenset({"21", "22", "23", "40", "44", "P0", "55P03"})
@@ -317,7 +319,6 @@ def _open_for_writing(server: Server, database: str) -> Connection:
             cursor.execute("SET transaction_timeout = 0")
     connection.set_session(isolation_level="READ COMMITTED", readonly=False, autocommit=False)
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_catalog.set_config('lock_timeout', %s, true)", (str(LOCK_TIMEOUT_MS),))
         # The server's own functions come first, wherever that path has them.
         cursor.execute(
             "SELECT pg_catalog.set_config('search_path', pg_catalog.concat_ws(', ', 'pg_catalog',"
@@ -494,6 +495,7 @@ class _Carry:
                 load.rejected[n] = Failure(reason, errorcodes.FOREIGN_KEY_VIOLATION, key.name)
 
     def _insert_load(self, load: _Load) -> None:
+        self._limit_lock_waits(LOCK_TIMEOUT_MS)
         rows = load.accepted()
         for start in range(0, len(rows), BATCH_ROWS):
             batch = rows[start : start + BATCH_ROWS]
@@ -508,6 +510,10 @@ class _Carry:
             if len(still) == len(waiting):
                 break
             waiting = still
+
+    def _limit_lock_waits(self, timeout_ms: int) -> None:
+        with self.connection.cursor() as cursor:
+            cursor.execute("SELECT pg_catalog.set_config('lock_timeout', %s, true)", (str(timeout_ms),))
 
     def _refused_by_foreign_key(self, load: _Load) -> list[int]:
         return [n for n, failure in load.rejected.items() if failure.sqlstate == errorcodes.FOREIGN_KEY_VIOLATION]
@@ -530,6 +536,8 @@ class _Carry:
                     raise
                 failure = _failure(exc)
                 self._execute("ROLLBACK TO SAVEPOINT rows")
+                if failure.sqlstate == errorcodes.LOCK_NOT_AVAILABLE:
+                    self._limit_lock_waits(NEXT_LOCK_TIMEOUT_MS)
                 if failure.sqlstate == errorcodes.DEADLOCK_DETECTED and attempt < DEADLOCK_ATTEMPTS:
                     continue
                 if str(failure.sqlstate)[:2] not in FAULTS_OF_ROWS and failure.sqlstate not in FAULTS_OF_ROWS:

@@ -341,12 +341,8 @@ def _compare_pair(sides: Sides, pair: Pair, number: int, deadline: Deadline) -> 
     )
     try:
         difference = comparison.run()
-    except HoldfastError as exc:
-        return _unknown(writes, exc.msg), None
-    except psycopg2.Error as exc:
-        if exc.pgcode is None or sides.retired.closed or sides.serving.closed:
-            raise
-        return _unknown(writes, "the server reported %s: %s" % (exc.pgcode, primary_message(exc))), None
+    except (HoldfastError, psycopg2.Error) as exc:
+        return _unknown(writes, _why_not(exc)), None
     writes.inserted, writes.updated = difference.inserted, difference.updated
     writes.conflicting, writes.deleted = difference.conflicting, difference.deleted
     writes.by_contents = evidence.written is None
@@ -380,8 +376,8 @@ def _count_rows(sides: Sides, table: Table, deadline: Deadline) -> TableWrites:
                 writes.inserted = int(only_row(cursor)[0])
             finally:
                 cursor.execute("ROLLBACK TO SAVEPOINT counting")
-    except HoldfastError as exc:
-        return _unknown(writes, exc.msg)
+    except (HoldfastError, psycopg2.Error) as exc:
+        return _unknown(writes, _why_not(exc))
     return writes
 
 
@@ -534,21 +530,26 @@ def _sequences(sides: Sides) -> list[dict[str, Any]]:
 def _large_objects(sides: Sides, deadline: Deadline) -> dict[str, Any]:
     """Return how many large objects differ, counted as rows of tables are, and whether that is known."""
     with sides.retired.cursor() as mine, sides.serving.cursor() as theirs:
-        mine.execute("SAVEPOINT large_objects")
-        theirs.execute("SAVEPOINT large_objects")
+        for cursor in (mine, theirs):
+            cursor.execute("SAVEPOINT large_objects")
         try:
             with deadline.explained():
                 deadline.limit(sides.retired, sides.serving)
                 return _compare_large_objects(sides, mine, theirs)
-        except HoldfastError as exc:
-            reason = exc.msg
-        except psycopg2.Error as exc:
-            if exc.pgcode is None:
-                raise
-            reason = "the server reported %s: %s" % (exc.pgcode, primary_message(exc))
-        mine.execute("ROLLBACK TO SAVEPOINT large_objects")
-        theirs.execute("ROLLBACK TO SAVEPOINT large_objects")
-    return {"inserted": None, "updated": None, "deleted": None, "known": False, "reason": reason.rstrip(".")}
+        except (HoldfastError, psycopg2.Error) as exc:
+            reason = _why_not(exc)
+        for cursor in (mine, theirs):
+            cursor.execute("ROLLBACK TO SAVEPOINT large_objects")
+    return {"inserted": None, "updated": None, "deleted": None, "known": False, "reason": reason}
+
+
+def _why_not(exc: Exception) -> str:
+    """Return why something could not be compared; raises the exception again when its session is lost."""
+    if isinstance(exc, HoldfastError):
+        return exc.msg.rstrip(".")
+    if not isinstance(exc, psycopg2.Error) or exc.pgcode is None:
+        raise exc
+    return "the server reported %s: %s" % (exc.pgcode, primary_message(exc))
 
 
 def _compare_large_objects(sides: Sides, mine: Any, theirs: Any) -> dict[str, Any]:
