@@ -116,6 +116,13 @@ class TestStory:
         assert retired in job.server.databases()
         assert job.version(retired) == "v2.1.0"
         assert "It was undone" in report["summary"]
+        left = report["rollback"]["left"]
+        # The failed migration deleted allocations; nobody wrote anything else.
+        assert left["known"] and [row["table"] for row in left["tables"]] == [
+            "public.payment_allocation",
+            "public.schema_version",
+        ]
+        assert left["total"]["deleted"] > 0 and pathlib.Path(left["directory"], "manifest.json").exists()
         assert retired in completed.stdout
         assert "report.html" in completed.stdout
 
