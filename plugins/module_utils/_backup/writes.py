@@ -538,9 +538,9 @@ def _large_objects(sides: Sides, deadline: Deadline) -> dict[str, Any]:
                 return _compare_large_objects(sides, mine, theirs)
         except (HoldfastError, psycopg2.Error) as exc:
             reason = _why_not(exc)
-        for cursor in (mine, theirs):
-            cursor.execute("ROLLBACK TO SAVEPOINT large_objects")
-    return {"inserted": None, "updated": None, "deleted": None, "known": False, "reason": reason}
+            for cursor in (mine, theirs):
+                cursor.execute("ROLLBACK TO SAVEPOINT large_objects")
+            return {"inserted": None, "updated": None, "deleted": None, "known": False, "reason": reason}
 
 
 def _why_not(exc: Exception) -> str:
