@@ -87,7 +87,7 @@ AT_START: dict[str, Version | None] = {
 }
 #: Settings with variables of their own, or on which the safety of the whole rests.
 FIXED = {
-    "admin_users": "nobody but its own system user reaches the console",
+    "admin_users": "pgbouncer_console_user says who reaches the console",
     "auth_dbname": "pgbouncer_auth_database",
     "auth_file": "pgbouncer_users",
     "auth_hba_file": "pgbouncer_client_networks and pgbouncer_hba_rules",
@@ -148,7 +148,8 @@ def pgbouncer_plan(
     `state` is what was found, each part missing where nobody could look: ``files`` (sha256 of the files that are there,
     by path), ``current`` (text of ``start.ini`` by instance), ``active`` (instances that run), ``listening``
     (ports), ``foreign`` (whether the service of the distribution runs),
-    ``secrets`` (SCRAM secrets of ``users``; None for those that have none), ``missing`` and ``checksums`` (of the TLS
+    ``secrets`` (SCRAM secrets of ``users``; None for those that have none), ``console_secret`` (that of the user of the
+    console), ``missing`` and ``checksums`` (of the TLS
     files, by path), ``predicted`` (whether those that are missing will be there in a run that is not check mode),
     ``consoles`` and ``openssl`` (results of the plan's commands) and ``now`` (ISO 8601). With `trial_dir` all files
     belong into it, and PgBouncer listens on a socket in there only.
@@ -183,6 +184,7 @@ def pgbouncer_plan(
     if not state.get("predicted"):
         problems += ["%s does not exist." % path for path in state.get("missing") or []]
     problems += _auth_problems(choices, auth=auth, release=release, secrets=secrets)
+    problems += _console_problems(choices, str(state.get("console_secret") or ""))
     if not instances:
         problems.append("pgbouncer_instances is empty: name at least one instance.")
     planned = []
@@ -226,7 +228,7 @@ def pgbouncer_plan(
                     + "\n[databases]\n"
                     + "".join("%s = %s\n" % (_entry_name(key, release), value) for key, value in entries),
                     "hba.conf": _hba(choices),
-                    "userlist.txt": _userlist(secrets),
+                    "userlist.txt": _userlist({**secrets, **_console_secret(choices, state)}),
                 },
             }
         )
@@ -415,6 +417,29 @@ def _auth_problems(
             )
 
 
+def _console_problems(choices: Mapping[str, Any], secret: str) -> Iterator[str]:
+    user, networks = str(choices["console_user"]), choices["console_networks"]
+    if not user:
+        if networks or secret:
+            yield "pgbouncer_console_user is empty: name who may log in to the console, or give it no networks."
+        return
+    if user == CONSOLE or user in choices["users"] or user == choices["auth_user"] or "\n" in user:
+        yield (
+            "pgbouncer_console_user: %r has another meaning already; choose a name that only the console knows." % user
+        )
+    if not secret:
+        yield "pgbouncer_console_user %r needs pgbouncer_console_password." % user
+    if not networks:
+        yield ("pgbouncer_console_networks is empty: name the networks from which %r may log in to the console." % user)
+    if choices["client_tls"]["mode"] in ("disable", "allow", "prefer"):
+        yield "The console is reached from other hosts over TLS only; set pgbouncer_client_tls_mode to require or more."
+    for network in networks:
+        try:
+            ipaddress.ip_network(str(network))
+        except ValueError:
+            yield "pgbouncer_console_networks: %r is no network in CIDR notation." % network
+
+
 def _instance_problems(instance: Mapping[str, Any], choices: Mapping[str, Any], release: Version) -> Iterator[str]:
     name = str(instance["name"])
     if not INSTANCE.match(name) or name == "tls":
@@ -594,6 +619,8 @@ def _shared_settings(
         "auth_hba_file": directory + "/hba.conf",
         "auth_file": directory + "/userlist.txt",
     }
+    if choices["console_user"]:
+        settings["admin_users"] = choices["console_user"]
     if auth == "query":
         settings["auth_user"] = choices["auth_user"]
         # Names with their schema and no operator: nothing in it depends on anybody's search_path.
@@ -644,10 +671,24 @@ def _entry_name(name: str, release: Version) -> str:
 def _hba(choices: Mapping[str, Any]) -> str:
     kind = "host" if choices["client_tls"]["mode"] == "disable" else "hostssl"
     lines = ["# %s" % HEADER, "# The first rule that matches decides; where none does, the login is rejected."]
+    lines += [
+        "hostssl %s %s %s scram-sha-256" % (CONSOLE, _hba_name(choices["console_user"]), _network(network))
+        for network in choices["console_networks"]
+        if choices["console_user"]
+    ]
     for name in (CONSOLE, AUTH_ENTRY):
         lines += ["host %s all %s reject" % (name, everywhere) for everywhere in ("0.0.0.0/0", "::/0")]
     lines += ["%s all all %s scram-sha-256" % (kind, _network(network)) for network in choices["client_networks"]]
     return "\n".join([*lines, *map(str, choices["hba_rules"])]) + "\n"
+
+
+def _hba_name(name: Any) -> str:
+    return '"%s"' % str(name).replace('"', '""')
+
+
+def _console_secret(choices: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, str]:
+    user, secret = str(choices["console_user"]), str(state.get("console_secret") or "")
+    return {user: secret} if user and secret else {}
 
 
 def _network(network: Any) -> str:

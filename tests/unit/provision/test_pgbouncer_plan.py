@@ -53,6 +53,8 @@ CHOICES: dict[str, Any] = {
     "auth_database": "postgres",
     "auth_schema": "pgbouncer",
     "users": ["rently_app"],
+    "console_user": "",
+    "console_networks": [],
 }
 STATE: dict[str, Any] = {"secrets": {"rently_app": SECRET}}
 
@@ -373,3 +375,39 @@ def test_tables_of_settings_agree():
     assert set(AT_START) <= set(SINCE)
     assert set(GONE_IN) <= set(SINCE)
     assert set(FIXED) <= set(SINCE)
+
+
+def test_console_is_open_to_one_user_of_one_network_over_tls_and_to_nobody_else() -> None:
+    console = {"console_user": "holdfast_console", "console_networks": ["10.0.9.7/32"]}
+    planned = plan(state={"console_secret": SECRET}, **console)
+    files = planned["instances"][0]["files"]
+    rules = [line for line in files["hba.conf"].splitlines() if not line.startswith("#")]
+    assert planned["problems"] == []
+    assert rules[:2] == [
+        'hostssl pgbouncer "holdfast_console" 10.0.9.7/32 scram-sha-256',
+        "host pgbouncer all 0.0.0.0/0 reject",
+    ]
+    assert settings(files["pgbouncer.ini"] + files["start.ini"])["admin_users"] == "holdfast_console"
+    assert '"holdfast_console" "%s"' % SECRET in files["userlist.txt"]
+    assert "admin_users" not in plan()["instances"][0]["files"]["pgbouncer.ini"]
+
+
+@pytest.mark.parametrize(
+    ("choices", "secret", "words"),
+    [
+        ({"console_networks": ["10.0.9.0/24"]}, "", "pgbouncer_console_user is empty"),
+        ({"console_user": "c", "console_networks": ["10.0.9.0/24"]}, "", "needs pgbouncer_console_password"),
+        ({"console_user": "c"}, SECRET, "pgbouncer_console_networks is empty"),
+        ({"console_user": "c", "console_networks": ["db1"]}, SECRET, "'db1' is no network"),
+        ({"console_user": "rently_app", "console_networks": ["10.0.9.0/24"]}, SECRET, "another meaning"),
+        ({"console_user": "pgbouncer", "console_networks": ["10.0.9.0/24"]}, SECRET, "another meaning"),
+        (
+            {"console_user": "c", "console_networks": ["10.0.9.0/24"], "client_tls": {"mode": "prefer"}},
+            SECRET,
+            "over TLS only",
+        ),
+    ],
+)
+def test_console_that_nobody_could_use_or_anybody_is_refused(choices: dict[str, Any], secret: str, words: str) -> None:
+    problems = plan(state={"console_secret": secret}, **choices)["problems"]
+    assert any(words in problem for problem in problems), problems
