@@ -634,3 +634,17 @@ def test_definitions_that_differ_in_what_is_enforced_are_told_apart_and_survive_
     finally:
         pg18.drop_database(twin)
         pg18.drop_database(restored)
+
+
+def test_version_that_the_server_keeps_with_a_column_is_no_difference_and_options_of_people_are(pg18, database):
+    pg18.execute("CREATE TABLE measured (a int, b int)", database=database)
+    before = fingerprint(pg18, database)
+    # As servers from November 2026 on write it; no statement of a user can.
+    pg18.execute(
+        "UPDATE pg_attribute SET attoptions = '{pg_attver=81108280}'"
+        " WHERE attrelid = 'measured'::regclass AND attname = 'a'",
+        database=database,
+    )
+    assert compare_fingerprints(before, fingerprint(pg18, database)) == []
+    pg18.execute("ALTER TABLE measured ALTER COLUMN b SET (n_distinct = 7)", database=database)
+    assert named(compare_fingerprints(before, fingerprint(pg18, database))) == {("table public.measured", "object")}
