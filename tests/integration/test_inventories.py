@@ -30,6 +30,7 @@ SECRETS = {
     "app": 'app {{ nobody }} \'pässword\\ "1" $HOME',
     "analytics": "analytics {% if x %} #2",
     "replication": "replication:3",
+    "console": "console {{ 4 }}",
 }
 ROLES = {
     "pg_primary": ["postgres", "host_preflight"],
@@ -202,6 +203,10 @@ def test_secrets_arrive_and_the_roles_take_what_the_inventory_says(environment, 
     (primary,) = (hosts[host] for host in inventory["pg_primary"]["hosts"])
     passwords = {role["name"]: role.get("password") for role in primary["postgres_roles"]}
     assert passwords == {"rently_owner": None, "rently_app": SECRETS["app"], "rently_analytics": SECRETS["analytics"]}
+    consoles = {(pooler.get("host"), pooler.get("password")) for pooler in primary["holdfast_poolers"]}
+    remote = {(host, SECRETS["console"]) for host in inventory["pooler"]["hosts"]}
+    assert consoles == (remote if len(hosts) > 1 else {(None, None)})
+    assert {guard["host"] for guard in primary["holdfast_pooler_guards"]} == set(inventory["pooler"]["hosts"])
     for host in inventory["app"]["hosts"]:
         assert hosts[host]["app_environment_password"] == SECRETS["app"]
     for host in inventory.get("pg_replica", {}).get("hosts", []):
@@ -252,7 +257,7 @@ def test_poolers_of_every_version_are_planned_without_a_complaint(name, version)
     plan = pgbouncer_plan(
         wanted["instances"],
         version="PgBouncer " + version,
-        state={},
+        state={"console_secret": "SCRAM-SHA-256$4096:c2FsdA==$c3RvcmVk:c2VydmVy" if wanted["console_user"] else ""},
         choices={
             **wanted,
             **sides,
@@ -266,6 +271,7 @@ def test_poolers_of_every_version_are_planned_without_a_complaint(name, version)
             "client_networks": [values["network_application"]],
             "databases": [{"name": values["holdfast_database"]}],
             "max_pause_s": 15,
+            "console_networks": [values["network_databases"]] if wanted["console_user"] else [],
         },
     )
     assert plan["problems"] == []
