@@ -40,6 +40,28 @@ options:
       - The OID that the replacement was recorded with. A database of that name with another OID is refused.
       - With it, a swap that has happened already is recognised for certain.
     type: int
+  expected:
+    description:
+      - What the replacement's own history of migrations must say, so that a side database that somebody has migrated
+        since it was recorded does not become live. Otherwise the swap is refused with V(swap_blocked) and names both.
+      - It is read before anybody waits, on a connection to the replacement. What is left out or empty is not asked.
+      - The rows are not compared. Where that is worth its time, compare fingerprints with
+        M(holdfast.postgres.pg_fingerprint_info) before.
+    type: dict
+    default: {}
+    suboptions:
+      schema_version:
+        description: The version of the migration that was completed last.
+        type: str
+        default: ""
+      without_deployment:
+        description: The id of a deployment none of whose migrations may be in it, such as the one that is undone.
+        type: str
+        default: ""
+      history_table:
+        description: The table with the history, qualified and quoted as in SQL.
+        type: str
+        default: public.schema_version
   confirm:
     description: Must be exactly the name in O(database), else nothing is touched.
     type: str
@@ -230,6 +252,7 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._core.argspec im
     server_from,
 )
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.interruption import signals_raised
+from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.identity import Expected
 from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.pooler import Poolers
 from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.pooler_options import (
     poolers_argument_spec,
@@ -247,6 +270,15 @@ def main() -> None:
             "database": {"type": "str", "required": True},
             "replacement": {"type": "str", "required": True},
             "replacement_oid": {"type": "int"},
+            "expected": {
+                "type": "dict",
+                "default": {},
+                "options": {
+                    "schema_version": {"type": "str", "default": ""},
+                    "without_deployment": {"type": "str", "default": ""},
+                    "history_table": {"type": "str", "default": "public.schema_version"},
+                },
+            },
             "confirm": {"type": "str"},
             "retired_name": {"type": "str"},
             "drain_timeout": {"type": "float", "default": 5},
@@ -264,6 +296,7 @@ def main() -> None:
         live=options["database"],
         replacement=options["replacement"],
         replacement_oid=options["replacement_oid"],
+        expected=Expected(**{name: value for name, value in options["expected"].items() if value}),
         confirm=options["confirm"],
         retired_name=options["retired_name"] or None,
         drain_timeout_s=options["drain_timeout"],

@@ -267,6 +267,23 @@ def test_sql_that_fails_half_way_changes_nothing_and_is_not_undone(other: Job) -
     assert "was undone" not in completed.stdout
 
 
+def test_clone_that_somebody_migrated_is_not_swapped_in_unless_it_is_meant(other: Job) -> None:
+    assert other.play("deploy").returncode == 0
+    migration(other.directory / "migrations", "v2", "CREATE TABLE more (n int)")
+    assert other.play("deploy").returncode == 0
+    clone = next(name for name in other.server.databases() if name.endswith(other.report()["deployment"]["id"]))
+    other.server.execute(
+        "INSERT INTO schema_version (version, applied_at, state) VALUES ('v9', now(), 'applied')", database=clone
+    )
+    completed = other.play("rollback", *CONFIRM)
+    assert completed.returncode != 0
+    assert other.report()["failure"]["code"] == "swap_blocked"
+    assert "newest migration is v9, and the recorded one is v1" in completed.stdout
+    assert other.version() == "v2"
+    assert other.play("rollback", *CONFIRM, "-e", "rollback_check_replacement=false").returncode == 0
+    assert other.version() == "v9"
+
+
 def test_statements_that_stay_done_are_not_called_unchanged(other: Job) -> None:
     assert other.play("deploy").returncode == 0
     migration(

@@ -54,6 +54,7 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.drai
     interrupted_runs,
     undo_marks,
 )
+from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.identity import Expected, require_expected
 from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.rescue import Rescue, own_process
 from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.waiting import (
     DeadManSwitch,
@@ -73,6 +74,9 @@ else:
 
 #: How long a run waits for the server process of a killed predecessor to end before it refuses.
 PREDECESSOR_TIMEOUT_S = 5
+
+#: How long a session that we have closed may take to leave; longer, and it has drain_timeout as any other.
+LEAVING_TIMEOUT_S = 1.0
 
 #: What is kept back of max_pause for the process on guard, at most, and as a part of it.
 RESERVE_S = 1.0
@@ -108,6 +112,7 @@ class SwapRequest:
     confirm: str | None
     retired_name: str | None = None
     replacement_oid: int | None = None
+    expected: Expected = field(default_factory=Expected)
     drain_timeout_s: float = 5
     terminate: bool = False
     max_pause_s: float = 15
@@ -308,7 +313,10 @@ class _Swap:
                 poolers=self._facts(),
                 stall_source=None,
             )
-        plan, carried_over = self._rehearse(connection, self._examine(connection), marks)
+        plan = self._examine(connection)
+        if not (self.check_mode and marks):  # nobody can look into a database that a killed run has left closed
+            self._require_expected(connection)
+        plan, carried_over = self._rehearse(connection, plan, marks)
         result: dict[str, Any] = {
             "changed": True,
             "live": plan.live.name,
@@ -420,6 +428,16 @@ class _Swap:
         retired_name = self._retired_name(connection)
         self._refuse_blockers(connection, (live, replacement))
         return _Plan(live, replacement, retired_name)
+
+    def _require_expected(self, connection: Connection) -> None:
+        """Look into the replacement, and return when that session has left it."""
+        pid = require_expected(server=self.server, database=self.request.replacement, expected=self.request.expected)
+        if pid is not None:
+            wait_until(
+                lambda: not read_sessions(connection=connection, oids=(), pids=[pid]),
+                timeout_s=LEAVING_TIMEOUT_S,
+                interval_s=0.002,
+            )
 
     def _retired_name(self, connection: Connection) -> str:
         if self.request.retired_name:
