@@ -34,6 +34,7 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection
 )
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.interruption import signals_raised
+from ansible_collections.holdfast.postgres.plugins.module_utils._core.masking import shown
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.process import (
     ClientPrograms,
     find_client_programs,
@@ -144,7 +145,7 @@ SELECT pg_catalog.count(pg_catalog.pg_terminate_backend(pid))
 """
 
 EXCLUSIVE_HOLDERS = """
-SELECT DISTINCT a.pid, a.usename::text, a.application_name, a.xact_start::text, pg_catalog.left(a.query, 200)
+SELECT DISTINCT a.pid, a.usename::text, a.application_name, a.xact_start::text, pg_catalog.left(a.query, 4000)
   FROM pg_catalog.pg_locks l
   JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
  WHERE l.granted AND l.mode = 'AccessExclusiveLock' AND l.locktype = 'relation'
@@ -452,7 +453,8 @@ def _locked_out(reader: Connection, *, database: str, lock_wait_s: float) -> Hol
     with reader.cursor() as cursor:
         cursor.execute(EXCLUSIVE_HOLDERS)
         holders = [
-            "pid %s, role %s, application %r, since %s, %s" % (pid, role, application, since, " ".join(query.split()))
+            "pid %s, role %s, application %r, since %s, %s"
+            % (pid, role, application, since, " ".join(shown(query or "", characters=200).split()))
             for pid, role, application, since, query in cursor.fetchall()
         ]
     return HoldfastError(

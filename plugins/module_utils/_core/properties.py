@@ -13,6 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection import check_name, only_row
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
+from ansible_collections.holdfast.postgres.plugins.module_utils._core.masking import (
+    MASK,
+    SECRET_PARAMETER,
+    mask_properties,
+)
 
 try:
     import psycopg2
@@ -44,10 +49,6 @@ LIST_QUOTE_PARAMETERS = frozenset(
         "unix_socket_directories",
     }
 )
-
-#: Customized parameters are where applications keep secrets; their values do not appear in results.
-SECRET_PARAMETER = re.compile(r"\..*(secret|passw|token|key|credential)|(secret|passw|token|credential).*\.", re.I)
-MASK = "********"
 
 # The columns of pg_database that came with a version: (first version, expression, expression before it).
 VERSIONED_COLUMNS = {
@@ -200,23 +201,12 @@ def property_differences(
     before: DatabaseProperties, after: DatabaseProperties, *, ignore: Collection[str] = ()
 ) -> list[dict[str, Any]]:
     """Return ``[{"property", "before", "after"}]`` for what differs, values of secret parameters masked."""
-    first, second = _masked(before.as_dict()), _masked(after.as_dict())
+    first, second = mask_properties(before.as_dict()), mask_properties(after.as_dict())
     return [
         {"property": f.name, "before": first[f.name], "after": second[f.name]}
         for f in fields(DatabaseProperties)
         if f.name not in ignore and getattr(before, f.name) != getattr(after, f.name)
     ]
-
-
-def _masked(values: dict[str, Any]) -> dict[str, Any]:
-    def mask(settings: Mapping[str, str]) -> dict[str, str]:
-        return {name: MASK if SECRET_PARAMETER.search(name) else value for name, value in settings.items()}
-
-    return dict(
-        values,
-        settings=mask(values["settings"]),
-        role_settings={role: mask(settings) for role, settings in values["role_settings"].items()},
-    )
 
 
 def missing_roles(*, connection: Connection, properties: DatabaseProperties) -> list[str]:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible_collections.holdfast.postgres.plugins.module_utils._core.masking import mask_secrets
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration.layouts import Script
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration.plan import HINT_NO_TRANSACTION
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration.statements import (
     SHOWN_CHARACTERS,
     Statement,
     concurrent_index,
-    mask_secrets,
     place,
 )
 

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ansible_collections.holdfast.postgres.plugins.module_utils._core import masking
+
 _SPACE = " \\t\\n\\r\\f\\v"
 _LETTER = "A-Za-z_\u0080-\U0010ffff"
 
@@ -50,13 +52,6 @@ CREATE_CONCURRENTLY = re.compile(r"CREATE (?:UNIQUE )?INDEX CONCURRENTLY\b")
 #: As many tokens of a statement as are needed to tell its kind.
 HEAD_TOKENS = 64
 SHOWN_CHARACTERS = 200
-MASK = "'********'"
-SECRET = re.compile(
-    r"""(?P<before>\bpassword\b (?:[\s"=]|/\*.*?\*/|--[^\n]*\n)*)
-        (?P<literal>''[^']+'' | (?:e|u&)?'(?:[^'\\]|''|\\.)*(?:'|\Z) | \$(?P<tag>\w*)\$.*?(?:\$(?P=tag)\$|\Z))
-      | (?P<assigned>\bpassword\s*=\s*)(?P<value>[^\s'";]+)""",
-    re.IGNORECASE | re.DOTALL | re.VERBOSE,
-)
 
 
 class ScanError(Exception):
@@ -373,21 +368,9 @@ def place(text: str, offset: int) -> tuple[int, int]:
     return text.count("\n", 0, offset) + 1, offset - (text.rfind("\n", 0, offset) + 1) + 1
 
 
-def mask_secrets(text: str) -> str:
-    """Return ``text`` with the literals after PASSWORD replaced, except for the line breaks in them."""
-
-    def masked(match: re.Match[str]) -> str:
-        if match.group("assigned"):
-            return match.group("assigned") + "********"
-        return match.group("before") + MASK + "\n" * match.group("literal").count("\n")
-
-    return SECRET.sub(masked, text) if "assword" in text.lower() else text
-
-
 def shown(text: str) -> str:
     """Return at most the first 200 characters of ``text``, secrets masked."""
-    masked = mask_secrets(text[: 20 * SHOWN_CHARACTERS])
-    return masked if len(masked) <= SHOWN_CHARACTERS else masked[:SHOWN_CHARACTERS] + "..."
+    return masking.shown(text, characters=SHOWN_CHARACTERS)
 
 
 def _upper(token: str) -> str:

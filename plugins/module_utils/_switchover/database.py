@@ -15,11 +15,8 @@ from typing import TYPE_CHECKING, Any
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection import Server, only_row
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.counters import read_counters
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
-from ansible_collections.holdfast.postgres.plugins.module_utils._core.properties import (
-    MASK,
-    SECRET_PARAMETER,
-    read_properties,
-)
+from ansible_collections.holdfast.postgres.plugins.module_utils._core.masking import mask_properties, shown
+from ansible_collections.holdfast.postgres.plugins.module_utils._core.properties import read_properties
 
 with contextlib.suppress(ImportError):  # reported by connection.require_driver()
     import psycopg2
@@ -43,6 +40,9 @@ SESSION_SETTINGS = {
     "synchronous_commit": "local",
     "transaction_timeout": "0",
 }
+
+#: How much of a session's query is told.
+SHOWN_CHARACTERS = 100
 
 APPLY_SETTINGS = """
 SELECT pg_catalog.set_config(s.name, v.value, false)
@@ -338,7 +338,7 @@ def read_sessions(*, connection: Connection, oids: Sequence[int], pids: Sequence
                 backend_start=row[8],
                 transaction_age_s=row[9],
                 query_age_s=row[10],
-                query=_decoded(row[11])[:100],
+                query=shown(_decoded(row[11]), characters=SHOWN_CHARACTERS, ellipsis=""),
             )
             for row in cursor.fetchall()
         ]
@@ -530,7 +530,7 @@ def _database_info(connection: Connection, database: Database, blockers: list[Bl
     try:
         size_bytes = database_size(connection=connection, oid=database.oid)
         if not database.invalid:
-            properties = _masked(read_properties(connection=connection, database=database.name).as_dict())
+            properties = mask_properties(read_properties(connection=connection, database=database.name).as_dict())
     except HoldfastError as exc:
         raise _Vanished from exc
     in_the_way = blockers + [_session_blocker(session) for session in sessions if not session.yields]
@@ -559,14 +559,3 @@ def _write_counters(server: Server, database: Database) -> dict[str, Any]:
         return {"write_counters": read_write_counters(server=server, database=database.name)}
     except HoldfastError as exc:
         return {"write_counters": None, "write_counters_reason": exc.msg}
-
-
-def _masked(properties: dict[str, Any]) -> dict[str, Any]:
-    def mask(settings: dict[str, str]) -> dict[str, str]:
-        return {name: MASK if SECRET_PARAMETER.search(name) else value for name, value in settings.items()}
-
-    return dict(
-        properties,
-        settings=mask(properties["settings"]),
-        role_settings={role: mask(settings) for role, settings in properties["role_settings"].items()},
-    )

@@ -12,7 +12,6 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._migration.state
     ScanError,
     concurrent_index,
     directives,
-    mask_secrets,
     outside_transaction,
     place,
     sets_session,
@@ -245,30 +244,6 @@ def test_session_settings_are_known(text, expected):
 def test_directives_are_read_from_the_head_of_a_file_only():
     text = "\n/* about */ -- Holdfast:  No-Transaction \n--holdfast: other\nSELECT 1; -- holdfast: late"
     assert [words for _offset, words in directives(text)] == ["no-transaction", "other"]
-
-
-@pytest.mark.parametrize(
-    ("text", "kept"),
-    [
-        ("ALTER ROLE a PASSWORD 'geheim' LOGIN", "LOGIN"),
-        ("alter role a password e'geheim\\'geheim' login", "login"),
-        ("ALTER ROLE a ENCRYPTED PASSWORD 'ge''geheim' LOGIN", "LOGIN"),
-        ("ALTER ROLE a PASSWORD $x$geheim$x$ LOGIN", "LOGIN"),
-        ("ALTER ROLE a PASSWORD /* it's */ 'geheim' LOGIN", "LOGIN"),
-        ("CREATE USER MAPPING FOR a SERVER s OPTIONS (user 'b', password 'geheim')", "'b'"),
-        ("CREATE SUBSCRIPTION s CONNECTION 'host=h password=geheim dbname=d'", "dbname=d"),
-        ("ALTER ROLE a PASSWORD 'geheim", "ALTER ROLE a"),
-        ("DO $$ BEGIN EXECUTE 'ALTER ROLE a PASSWORD ''geheim'''; END $$", "EXECUTE"),
-    ],
-)
-def test_passwords_are_masked(text, kept):
-    assert "geheim" not in shown(text)
-    assert kept in shown(text)
-
-
-def test_masking_keeps_the_lines():
-    text = "ALTER ROLE a PASSWORD 'one\ntwo'\nLOGIN"
-    assert mask_secrets(text).split("\n")[2] == "LOGIN"
 
 
 def test_at_most_200_characters_are_shown():
