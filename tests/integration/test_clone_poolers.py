@@ -45,6 +45,20 @@ addresses = [PoolerAddress(name=p["name"], server=Server(**p["server"])) for p i
 clone.clone_database(server=Server(**server), pause=Pause(addresses, max_pause_s), **options)
 """
 
+# The server's own limits are taken away, as a file system that hangs or an older server would; what is stopped here has
+# locked the source, so that whoever logs in to it waits.
+RUN_CLONE_THAT_LOCKS = RUN_SLOW_CLONE.replace(
+    """    print("copying", flush=True)
+    time.sleep(60)
+""",
+    """    with options["connection"].cursor() as cursor:
+        for name in ("statement_timeout", "lock_timeout", "client_connection_check_interval"):
+            cursor.execute("SELECT set_config(%s, '0', false)", (name,))
+    print("copying", flush=True)
+    return create(**options)
+""",
+).replace("def never_ends", "create = clone.create_database\ndef never_ends")
+
 
 @pytest.fixture
 def source(pg18: TestServer, database: str) -> Iterator[str]:
@@ -228,36 +242,76 @@ def test_copy_that_takes_longer_than_expected_is_ended_in_time(
     assert [client.errors for client in running] == [[]] * 4
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_clients_go_on_when_the_clone_dies_or_hangs(
-    pg18: TestServer, source: str, poolers: list[TestPooler], number: int
-) -> None:
+@contextlib.contextmanager
+def cloning(pg18: TestServer, source: str, poolers: list[TestPooler], program: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that clones with the poolers paused for at most four seconds, when it has begun to copy."""
+
     def where(server: Any) -> dict[str, Any]:
         return {"host": server.host, "port": server.port, "user": server.user, "password": server.password}
 
-    argv = [sys.executable, "-c", RUN_SLOW_CLONE, str(ROOT / ".collections"), str(ROOT)]
+    argv = [sys.executable, "-c", program, str(ROOT / ".collections"), str(ROOT)]
     said = [
         where(pg18.server),
         [{"name": pooler.name, "server": where(pooler.console)} for pooler in poolers],
         {"source": source, "target": source + "_copy"},
         4,
     ]
-    with clients(poolers, source) as running:
-        process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert process.stdin is not None and process.stdout is not None
+    process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+    try:
         process.stdin.write(json.dumps(said))
         process.stdin.close()
+        process.stdin = None
         assert process.stdout.readline() == "copying\n"
         assert all(pooler.paused() for pooler in poolers)
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_clients_go_on_when_the_clone_dies_or_hangs(
+    pg18: TestServer, source: str, poolers: list[TestPooler], number: int
+) -> None:
+    with clients(poolers, source) as running, cloning(pg18, source, poolers, RUN_SLOW_CLONE) as process:
         process.send_signal(number)
         eventually(lambda: not any(pooler.paused() for pooler in poolers))
         assert flowing(running)
-        process.kill()
-        process.wait()
-        process.stdout.close()
     assert [client.errors for client in running] == [[]] * 4
     assert max(client.longest_s for client in running) < (2 if number == signal.SIGKILL else 5)
     assert source + "_copy" not in pg18.databases()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_copy_of_a_clone_that_died_or_hangs_is_ended_before_clients_go_on(
+    pg18: TestServer, source: str, poolers: list[TestPooler], number: int
+) -> None:
+    blocker = pg18.connect()
+    with clients(poolers, source) as running, contextlib.closing(blocker), blocker.cursor() as cursor:
+        # CREATE DATABASE locks its source before this.
+        blocker.autocommit = False
+        cursor.execute("LOCK TABLE pg_database IN SHARE MODE")
+        with cloning(pg18, source, poolers, RUN_CLONE_THAT_LOCKS) as process:
+            eventually(lambda: copies(pg18) == 1)
+            process.send_signal(number)
+            eventually(lambda: not any(pooler.paused() for pooler in poolers))
+            assert flowing(running)
+            assert copies(pg18) == 0
+            if number == signal.SIGSTOP:
+                process.send_signal(signal.SIGCONT)
+                assert "would have waited for more than 4 s" in process.communicate(timeout=20)[1]
+    assert [client.errors for client in running] == [[]] * 4
+    assert max(client.longest_s for client in running) < (2 if number == signal.SIGKILL else 4.5)
+    assert not [name for name in pg18.databases() if name.startswith(source + "_copy")]
+
+
+def copies(server: TestServer) -> int:
+    """How many CREATE DATABASE wait for a lock."""
+    found = server.execute(
+        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'CREATE DATABASE%' AND wait_event_type = 'Lock'"
+    )
+    return int(found[0][0])
 
 
 def test_older_server_is_cloned_behind_a_pooler(pg_distribution: TestServer) -> None:

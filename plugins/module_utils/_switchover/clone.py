@@ -63,6 +63,11 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.paus
     pause_too_long,
 )
 from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.pooler import paused
+from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.rescue import (
+    DOORS_FIRST_S,
+    SessionEnder,
+    own_process,
+)
 from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.volume import (
     Speed,
     choose_speed,
@@ -101,6 +106,9 @@ CANNOT_CLONE = ("XX000", "0A000", "58030")
 
 # Object in use, lock not available, query canceled.
 GIVEN_UP = ("55006", "55P03", "57014")
+
+# Admin shutdown, as pg_terminate_backend says it; and nothing at all, when the driver only finds the connection lost.
+ENDED = ("57P01", None)
 
 READ_COLLATION_VERSIONS = """
 SELECT d.datcollversion, pg_catalog.pg_database_collation_actual_version(d.oid)
@@ -510,12 +518,16 @@ class _Copy:
         if strangers:
             raise in_use(strangers, waited_s=self.drain_timeout_s, hint=HINT)
         self._checkpoint()
+        # A copy that went on would keep clients waiting at the door that are not in a pooler's queue any more.
+        ender = SessionEnder(connect=lambda: _connect(self.server), session=own_process(worker))
         started = time.monotonic()
         with paused(
             pause.poolers,
             self.plan.source.name,
             timeout_s=seen.limit_s,
-            max_pause_s=seen.limit_s,
+            max_pause_s=seen.limit_s - min(DOORS_FIRST_S, seen.limit_s / 2),
+            prepare_rescue=ender.prepare,
+            before_resume=ender.run,
             activity=lambda pids: read_sessions(connection=self.connection, oids=(), pids=pids),
         ) as poolers:
             self.clients_wait_until = started + seen.limit_s - CANCEL_S
@@ -524,8 +536,9 @@ class _Copy:
             try:
                 # The poolers' sessions are about to end; others had their time.
                 self._create_when_quiet(worker, name, LAST_SESSIONS_S)
-            except HoldfastError as exc:
-                if time.monotonic() < self.clients_wait_until or exc.details.get("sqlstate") not in GIVEN_UP:
+            except (HoldfastError, psycopg2.Error) as exc:
+                state = exc.details.get("sqlstate") if isinstance(exc, HoldfastError) else exc.pgcode
+                if time.monotonic() < self.clients_wait_until or state not in (*GIVEN_UP, *ENDED):
                     raise
                 raise self._too_slow(seen, "the copy was not complete") from exc
         return [dict(fact) for fact in poolers.facts]

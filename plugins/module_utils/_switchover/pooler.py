@@ -42,7 +42,7 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.gate
 )
 from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.probe import Probe
 from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.refusal import Refusal, refusal_of
-from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.watchdog import Watchdog
+from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.watchdog import Watchdog, nothing
 
 with contextlib.suppress(ImportError):  # reported by connection.require_driver()
     import psycopg2
@@ -392,7 +392,8 @@ def paused(
     *,
     timeout_s: float,
     max_pause_s: float | None = None,
-    before_resume: Callable[[], None] | None = None,
+    prepare_rescue: Callable[[], None] = nothing,
+    before_resume: Callable[[], None] = nothing,
     attempts: int = ATTEMPTS,
     attempt_timeout_s: float = ATTEMPT_TIMEOUT_S,
     activity: Activity | None = None,
@@ -400,8 +401,9 @@ def paused(
     """Have the clients of ``database`` wait in every pooler during the block; all are resumed at its end.
 
     ``timeout_s`` bounds the pausing. With ``max_pause_s`` a process of its own resumes when that time is over or this
-    process has ended; it calls ``before_resume`` first, which must open connections of its own. After the block,
-    ``facts`` of what is yielded has what each pooler did. Raises `HoldfastError` as `Poolers.open` and `Poolers.pause`.
+    process has ended. It calls ``prepare_rescue`` at once, where connections may be opened, and ``before_resume`` right
+    before it resumes, which must not take long. After the block, ``facts`` of what is yielded has what each pooler did.
+    Raises `HoldfastError` as `Poolers.open` and `Poolers.pause`.
     """
     poolers = Poolers(
         addresses,
@@ -415,12 +417,15 @@ def paused(
         if max_pause_s is not None:
             resumer = Resumer(poolers.targets)
 
+            def prepare() -> None:
+                prepare_rescue()
+                resumer.open()
+
             def rescue() -> None:
-                if before_resume is not None:
-                    before_resume()
+                before_resume()
                 resumer.resume()
 
-            guardian = Watchdog(rescue, prepare=resumer.open)
+            guardian = Watchdog(rescue, prepare=prepare)
             guardian.arm(timeout_s=max_pause_s)
             armed.callback(lambda: guardian.leave_armed() if poolers.left_paused else guardian.disarm())
         try:

@@ -56,6 +56,38 @@ def own_process(connection: Connection) -> ServerProcess:
         return ServerProcess(*only_row(cursor))
 
 
+class SessionEnder:
+    """Ends a session of the server in the place of the one that opened it, and waits a moment until it has gone."""
+
+    def __init__(self, *, connect: Callable[[], Connection], session: ServerProcess) -> None:
+        self._connect = connect
+        self._session = session
+        self._connection: Connection | None = None
+
+    def prepare(self) -> None:
+        """Connect; raises `HoldfastError` or psycopg2's errors."""
+        self._connection = self._connect()
+
+    def run(self) -> None:
+        """End the session. A server that does not answer is not waited for: it has not answered the session either."""
+        ending = threading.Thread(target=self._end, daemon=True)
+        ending.start()
+        ending.join(DOORS_FIRST_S)
+
+    def _end(self) -> None:
+        with contextlib.suppress(HoldfastError, psycopg2.Error):
+            if self._connection is None or self._connection.closed:
+                self._connection = self._connect()
+            wait_until(self._gone, timeout_s=DOORS_FIRST_S, interval_s=0.01)
+
+    def _gone(self) -> bool:
+        if self._connection is None:
+            return False
+        with self._connection.cursor() as cursor:
+            cursor.execute(END_PROCESS, (self._session.pid, self._session.backend_start))
+            return cursor.fetchone() is None
+
+
 class Rescue:
     """The work of the process that is on guard while a swap makes clients wait.
 

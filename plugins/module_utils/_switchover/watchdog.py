@@ -26,7 +26,7 @@ FIRED = b"f"
 READY_TIMEOUT_S = 20.0
 
 
-def _nothing() -> None:
+def nothing() -> None:
     """Prepare nothing."""
 
 
@@ -39,7 +39,7 @@ class Watchdog:
     the rescue does not begin with connecting; none of the connections of this process can be used there.
     """
 
-    def __init__(self, rescue: Callable[[], None], *, prepare: Callable[[], None] = _nothing) -> None:
+    def __init__(self, rescue: Callable[[], None], *, prepare: Callable[[], None] = nothing) -> None:
         self._rescue = rescue
         self._prepare = prepare
         self._socket: socket.socket | None = None
