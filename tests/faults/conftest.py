@@ -18,8 +18,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 ALL_ROUNDS = 200
 
-COLUMNS = ("fault", "rounds", "finished", "undone", "failures", "longest_wait_s", "verdict")
-TITLES = ("fault", "rounds", "finished", "undone", "clients' failures", "longest wait", "verdict")
+COLUMNS = ("fault", "rounds", "finished", "undone", "commits", "failures", "longest_wait_s", "verdict")
+TITLES = ("fault", "rounds", "finished", "undone", "commits", "clients' failures", "longest wait", "verdict")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

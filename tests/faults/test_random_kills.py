@@ -68,6 +68,7 @@ class Tally:
     rounds: int = 0
     finished: int = 0
     undone: int = 0
+    commits: int = 0
     failures: int = 0
     longest_wait_s: float = 0.0
     reached: Counter[str] = field(default_factory=Counter)
@@ -79,6 +80,7 @@ class Tally:
             "rounds": self.rounds,
             "finished": self.finished,
             "undone": self.undone,
+            "commits": self.commits,
             "failures": self.failures,
             "longest_wait_s": round(self.longest_wait_s, 3),
             "reached": {step: self.reached[step] for step in STEPS},
@@ -234,6 +236,7 @@ class Round:
             self.pooler = self.dice.choice(stage.poolers)
             self.pooler.kill()
         elif party == "postmaster":
+            self.orphans = descendants(stage.postmaster)
             os.kill(stage.postmaster, signal.SIGKILL)
         else:
             assert follower.backend is not None
@@ -249,10 +252,11 @@ class Round:
             time.sleep(self.dice.random() * 0.3)
             self.pooler.start()
         elif self.party == "postmaster":
-            children = descendants(self.stage.postmaster)
             time.sleep(self.dice.random() * 0.3)
-            eventually(lambda: not any(alive(child) for child in children))
-            self.stage.start_server_again()
+            # Its children notice by themselves.
+            eventually(lambda: not any(alive(orphan) for orphan in self.orphans))
+            self.stage.forget_postmaster()
+            self.stage.server.start()
         eventually(self.stage.answers, timeout_s=30)
 
     def _check_books(self, clients: list[Client], benches: list[Bench]) -> None:
@@ -267,6 +271,7 @@ class Round:
                 missing = client.acknowledged[generation] - held[generation]
                 assert not missing, "%s lost %r of client %d" % (generation, sorted(missing)[:5], client.number)
         acknowledged = {row for client in clients for rows in client.acknowledged.values() for row in rows}
+        self.tally.commits += sum(len(bench.acknowledged) for bench in benches) + len(acknowledged)
         by_bench = {row for bench in benches for row in bench.acknowledged}
         assert by_bench <= everything, "lost %r of pgbench" % sorted(by_bench - everything)[:5]
         unsure = {row for client in clients for row in client.unsure}
@@ -279,5 +284,6 @@ class Round:
         waits = [party.longest_s for party in (*clients, *benches)]
         self.tally.longest_wait_s = max(self.tally.longest_wait_s, *waits)
         if self.party in UNNOTICED:
+            assert all(bench.acknowledged for bench in benches)
             assert not errors, errors[:5]
             assert max(waits) < MAX_PAUSE_S, waits
