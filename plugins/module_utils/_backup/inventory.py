@@ -105,7 +105,7 @@ SELECT CASE c.relkind WHEN 'v' THEN 'view ' WHEN 'm' THEN 'materialized view ' W
                                               WHERE l.oid = a.attcollation AND a.attcollation <> t.typcollation),
                               CASE WHEN a.attstorage <> t.typstorage THEN 'storage ' || a.attstorage::text END,
                               'statistics ' || nullif(a.attstattarget, -1),
-                              -- Releases from November 2026 on keep a version of their own there; pg_dump leaves it out.
+                              -- Releases from November 2026 on keep a version there; pg_dump leaves it out.
                               'options ' || (SELECT array_agg(o ORDER BY o COLLATE "C") FROM unnest(a.attoptions) o
                                               WHERE NOT starts_with(o, 'pg_attver='))::text,
                               CASE WHEN a.attacl IS NOT NULL THEN 'acl ' || {column_acl}::text END,
