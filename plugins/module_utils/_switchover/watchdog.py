@@ -30,6 +30,18 @@ def nothing() -> None:
     """Prepare nothing."""
 
 
+def _close_from(first: int) -> None:
+    """Close the descriptors from ``first`` on. Where a thousand million may be open, trying each takes minutes."""
+    try:
+        found = [int(name) for name in os.listdir("/proc/self/fd")]
+    except OSError:
+        found = list(range(first, min(os.sysconf("SC_OPEN_MAX"), 65536)))
+    for descriptor in found:
+        if descriptor >= first:
+            with contextlib.suppress(OSError):  # the one that the list itself was read with
+                os.close(descriptor)
+
+
 class Watchdog:
     """Runs ``rescue`` between `arm` and `disarm`: when this process ends, however it ends, and when its time is up.
 
@@ -109,7 +121,7 @@ class Watchdog:
             os.dup2(nowhere, descriptor)
         # The sessions of the one that is watched must end with it, and so must whoever reads its output.
         os.dup2(line.fileno(), 3)
-        os.closerange(4, os.sysconf("SC_OPEN_MAX"))
+        _close_from(4)
         try:
             self._prepare()
         except (HoldfastError, psycopg2.Error, OSError) as exc:
