@@ -95,14 +95,18 @@ def test_pause_that_would_be_too_long_makes_the_archive_the_way_back(job: Job, p
 
 
 def test_restored_archive_is_a_way_back_without_a_pause(job: Job) -> None:
-    configure(job, rollback_point_strategy="restored")
+    guards = [{"host": "here", "unix_socket": "/nowhere"}]
+    configure(job, rollback_point_strategy="restored", rollback_guards=guards, rollback_point_max_pause=40)
     write_migration(job.directory, "v3", "CREATE TABLE third (n int)")
     client = job.server.connect("bank")
     try:
-        completed = job.play("deploy")
+        completed = job.play("deploy", "-vvv")
     finally:
         client.close()
     assert completed.returncode == 0, completed.stdout + completed.stderr
+    # A guard must wait as long as the longest pause; and where there can be none, the deployment goes on without.
+    assert '"max_pause": 40' in completed.stdout
+    assert "A pooler's host cannot guard itself" in completed.stdout
     assert "s ago. An undo leaves behind what was written" in completed.stdout
     kept = point(job)
     report = job.report()
