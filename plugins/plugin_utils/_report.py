@@ -70,6 +70,7 @@ def report_document(deployment: Mapping[str, Any], facts: Mapping[str, Any]) -> 
         and not facts.get("incomplete")
         and not (swapped and _broken(checks, "rollback"))
         and not (swapped and document["rollback"] and writes_sentences(document["rollback"], facts)[1])
+        and not _stuck_poolers(facts)
     )
     document["summary"] = _summary(document, facts, swapped)
     return document
@@ -229,12 +230,33 @@ def _rollback(facts: Mapping[str, Any], swapped: bool) -> dict[str, Any] | None:
         "done": swapped,
         "retired": swap.get("retired"),
         "stall_ms": swap.get("stall_ms"),
+        "poolers": _poolers(swap),
         "terminated": swap.get("terminated") or [],
         "restore_s": restore.get("duration_s"),
         "verified": restore.get("verified"),
         "left": left_behind(facts) if swapped else None,
         "carried": carried_forward(facts) if swapped else None,
     }
+
+
+def _poolers(result: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    """Return what each pooler did in a swap or a clone; a failure may name them only."""
+    return [pooler for pooler in (result or {}).get("poolers") or [] if isinstance(pooler, Mapping)]
+
+
+def _stuck_poolers(facts: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for each pooler that could not be told to let its clients go on."""
+    stuck = {
+        (pooler["name"], pooler["console"]): pooler
+        for stage in ("clone", "swap")
+        for pooler in _poolers(facts.get(stage))
+        if pooler.get("error")
+    }
+    return [
+        "POOLER %s AT %s MAY STILL MAKE CLIENTS WAIT (%s): RESUME %s on its console."
+        % (name, console, str(pooler["error"]).rstrip("."), ", ".join(pooler.get("databases") or [facts["database"]]))
+        for (name, console), pooler in stuck.items()
+    ]
 
 
 def _cleanup(result: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -270,12 +292,14 @@ def _summary(document: Mapping[str, Any], facts: Mapping[str, Any], swapped: boo
             kept = "The failed version" if kind == "deploy" else "The version that served until now"
             sentences.append("%s is kept as %s." % (kept, rollback["retired"]))
         if rollback["stall_ms"] is not None:
-            sentences.append("New sessions were kept out for %s ms." % rollback["stall_ms"])
+            who = "Clients of the poolers waited" if rollback["poolers"] else "New sessions were kept out"
+            sentences.append("%s for %s ms." % (who, rollback["stall_ms"]))
         said, problems = writes_sentences(rollback, facts)
         sentences += said + problems
         broken = _broken(document["checks"], "rollback")
         if broken:
             sentences.append("CHECKS FAILED AFTER THE UNDO: %s." % "; ".join(broken))
+    sentences += _stuck_poolers(facts)
     if facts.get("incomplete"):
         sentences.append("THE RECORD OF THIS RUN IS INCOMPLETE: %s" % facts["incomplete"])
     elif not facts.get("check_mode"):

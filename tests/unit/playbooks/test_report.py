@@ -253,7 +253,7 @@ CARRIED = {
 
 
 def undone(**more: Any) -> dict[str, Any]:
-    swap = {"retired": "bank_retired", "live_oid": 7, "stall_ms": None}
+    swap = more.pop("swap", {"retired": "bank_retired", "live_oid": 7, "stall_ms": None})
     started = {"rollback": "2026-11-20T22:00:00Z", "writes": "2026-11-20T22:00:01Z", "report": "2026-11-20T22:00:02Z"}
     return report_document(record(), facts(kind="rollback", plan=PLAN, swap=swap, started=started, **more))
 
@@ -267,6 +267,23 @@ def test_undo_says_exactly_what_it_left_and_where_it_is_kept() -> None:
     )
     assert "About 7 rows" not in document["summary"]
     assert document["rollback"]["left"]["files"] == ["public.payment.csv"]
+
+
+def test_pooler_that_was_not_resumed_is_shouted_and_the_run_is_not_ok() -> None:
+    pooler = {"name": "one", "console": "10.0.0.7:6432", "databases": ["bank"], "error": None}
+    swap = {"retired": "bank_retired", "live_oid": 7, "stall_ms": 31.2, "poolers": [pooler]}
+    document = undone(writes=WRITES, swap=swap)
+    assert document["ok"] and "Clients of the poolers waited for 31.2 ms." in document["summary"]
+    swap["poolers"] = [{**pooler, "error": "no answer to RESUME within 1 s"}]
+    document = undone(writes=WRITES, swap=swap)
+    assert not document["ok"] and document["deployment"]["status"] == "succeeded"
+    assert (
+        "POOLER one AT 10.0.0.7:6432 MAY STILL MAKE CLIENTS WAIT (no answer to RESUME within 1 s):"
+        " RESUME bank on its console." in document["summary"]
+    )
+    document = report_document(record(), facts(started=STARTED, clone={"poolers": swap["poolers"]}))
+    assert not document["ok"] and "RESUME bank" in document["summary"]
+    assert report_document(record(), facts(started=STARTED, clone={"failed": True, "poolers": ["one"]}))["ok"]
 
 
 def test_undo_that_left_nothing_says_so() -> None:
