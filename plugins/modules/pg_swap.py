@@ -165,8 +165,10 @@ stall_ms:
   type: float
 stall_source:
   description:
-    - V(probe) when it is what a client of a pooler saw, V(console) when it is from C(PAUSE) to the answer to C(RESUME),
-      V(server) without poolers, from the moment that connections were refused until the names were exchanged.
+    - V(clients) when it is the longest wait of all clients by the pooler's own account, until they had a server again;
+      V(probe) when a client of this task's own waited longer; V(console) when neither can tell, from C(PAUSE) to the
+      answer to C(RESUME); V(server) without poolers, from the moment that connections were refused until the names
+      were exchanged.
   returned: success
   type: str
 poolers:
@@ -191,11 +193,16 @@ poolers:
     clients_waiting:
       description: How many clients waited at the end of the pause.
       type: int
+    paused_at:
+      description:
+        - When C(PAUSE) was sent, in the last attempt, by the clock of the host that runs the task. With it, the stall
+          can be found in the logs of clients.
+      type: str
     stall_ms:
-      description: How long they waited, in milliseconds.
+      description: The longest time that one of them waited, in milliseconds.
       type: float
     stall_source:
-      description: V(probe) or V(console), as in RV(stall_source).
+      description: V(clients), V(probe) or V(console), as in RV(stall_source).
       type: str
     error:
       description: Why it could not be resumed; null when it was.

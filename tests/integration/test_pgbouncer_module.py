@@ -208,7 +208,7 @@ def test_swap_module_pauses_poolers_and_tells_the_stall(pg18: TestServer, pooler
         checked = run_module("pg_swap", arguments, check=True)
         assert checked["changed"] and [entry["name"] for entry in checked["poolers"]] == ["one", "two"], checked
         done = run_module("pg_swap", arguments)
-        assert done["changed"] and done["stall_source"] == "probe" and done["stall_ms"] > 0, done
+        assert done["changed"] and done["stall_source"] in ("probe", "clients") and done["stall_ms"] > 0, done
         assert [entry["databases"] for entry in done["poolers"]] == [[pair.live]] * 2
         again = run_module("pg_swap", arguments)
         assert not again["changed"] and again["resumed"] == "already_swapped" and again["resumed_poolers"] == []

@@ -135,7 +135,7 @@ def test_swap_under_load_fails_no_client(
                 replacement=side, retired_name=retired, poolers=group(poolers, pair), guarded=True, drain_timeout_s=2
             )
             side, retired = retired, side
-            assert done["changed"] and done["terminated"] == [] and done["stall_source"] == "probe"
+            assert done["changed"] and done["terminated"] == [] and done["stall_source"] in ("probe", "clients")
             assert 0 < done["stall_ms"] < 1500
             going_on(clients)
     assert [error for client in clients for error in client.errors] == []
@@ -172,6 +172,24 @@ def test_unreachable_pooler_is_named_before_anything_is_touched(poolers: list[Te
     lost.remove()
     assert refusal.value.code == "connection_failed" and "Pooler lost" in refusal.value.msg
     assert pair.untouched() and not any(pooler.paused() for pooler in poolers)
+
+
+def test_pooler_that_lets_no_client_through_is_no_reason_against_a_swap(pg18: TestServer, pair: Pair) -> None:
+    with poolers_running(pg18, "deaf", databases={"*": "password=wrong"}) as mine:
+        done = pair.swap(poolers=group(mine, pair))
+        assert done["changed"] and done["poolers"][0]["probe_error"]
+        mine[0].databases = {"*": ""}
+        mine[0]._write()
+        mine[0].ask("RELOAD")
+        eventually(lambda: served(mine[0], pair))
+
+
+def served(pooler: TestPooler, pair: Pair) -> bool:
+    try:
+        pooler.connect(pair.live).close()
+    except psycopg2.OperationalError:
+        return False
+    return True
 
 
 def in_process(poolers: list[TestPooler], pair: Pair, action: str = "guarded swap", **options: Any) -> Any:

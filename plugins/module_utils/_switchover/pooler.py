@@ -13,17 +13,17 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Callable
 
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.waiting import wait_until
+from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.backlog import ASK_INTERVAL_S, Backlog
 from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.console import (
-    COMMAND_TIMEOUT_S,
     CONNECT_TIMEOUT_S,
     Console,
     PoolerAddress,
     PoolerSession,
-    clients_waiting,
     connected,
     logging_in,
     wait_for,
@@ -60,8 +60,11 @@ BACKOFF_S = 0.25
 #: How often to look whether servers are still logging in; nobody waits meanwhile.
 LOGIN_INTERVAL_S = 0.005
 
-#: How long to wait for the probe's answer after RESUME.
-PROBE_TIMEOUT_S = 5.0
+#: How long after RESUME to look for when the last of those that waited is served.
+MEASURE_TIMEOUT_S = 5.0
+
+#: How long to try to have the probe served once before clients are made to wait.
+PROBE_TIMEOUT_S = 2.0
 
 #: How long the process on guard tries.
 GUARDIAN_TIMEOUT_S = 60.0
@@ -77,13 +80,17 @@ class _Pooler:
         self.address = address
         self.gates: list[Gate] = []
         self.probe: Probe | None = None
+        self.unprobed: str | None = None
         self.was_paused = False
         self.attempts = 0
         self.sent: float | None = None
         self.stall_s = 0.0
+        self.paused_at: datetime | None = None
+        self.backlog: Backlog | None = None
         self.waiting = 0
+        self.waited_s = 0.0
+        self.unseen_s = 0.0
         self._may_probe = False
-        self._counting = False
 
     @property
     def names(self) -> list[str]:
@@ -108,48 +115,95 @@ class _Pooler:
         connected([console for gate in self.gates for console in gate.consoles], timeout_s=CONNECT_TIMEOUT_S)
 
     def open_probe(self) -> None:
-        """Have an ordinary client ask once, so that nothing but the pause can hold it up; not while it would wait."""
+        """Have an ordinary client ask once, so that nothing but the pause can hold it up; not while it would wait.
+
+        A pooler may let no client through, because its logins to the server fail: for a moment after a crash of the
+        server, or for as long as something is wrong with the live database. That is no reason against a swap, only
+        against measuring by this client. Raises `HoldfastError` for a login that PgBouncer itself does not accept.
+        """
         if self.address.probe is None or not self._may_probe or self.was_paused or self.probe is not None:
             return
-        session = PoolerSession(
-            self.address,
-            server=self.address.probe,
-            database=self.gates[0].name,
-            application_name="holdfast probe",
-        )
-        connected([session], timeout_s=CONNECT_TIMEOUT_S)
+        wait_until(self._probe_asked, timeout_s=PROBE_TIMEOUT_S, interval_s=0.05)
+
+    def _probe_asked(self) -> bool:
+        session = None
         try:
-            session.command("SELECT 1")
-        except psycopg2.Error as exc:
-            session.close()
-            raise broken(self.address, exc) from exc
-        self.probe = Probe(session)
+            session = PoolerSession(
+                self.address,
+                server=self.address.probe,
+                database=self.gates[0].name,
+                application_name="holdfast probe",
+            )
+            connected([session], timeout_s=PROBE_TIMEOUT_S)
+            session.command("SELECT 1", timeout_s=PROBE_TIMEOUT_S)
+        except (HoldfastError, psycopg2.Error) as exc:
+            if session is not None:
+                session.close()
+            if isinstance(exc, HoldfastError) and exc.code == "authentication_failed":
+                raise
+            self.unprobed = one_line(exc)
+            return False
+        self.probe, self.unprobed = Probe(session), None
+        return True
 
-    def begin_count(self) -> None:
+    def begin_pause(self) -> None:
+        """Send PAUSE for every name."""
+        self.attempts += 1
+        self.paused_at = datetime.now(timezone.utc)
+        self.sent = self.sent or time.monotonic()
+        for gate in self.gates:
+            gate.begin_pause()
+
+    def watch_backlog(self) -> None:
         """Ask how many clients wait, on a console that is free, without waiting for the answer."""
-        self._counting = bool(self.gates) and self.gates[0].paused
-        if self._counting:
-            with contextlib.suppress(psycopg2.Error):
-                self.gates[0].pauser.send("SHOW POOLS")
+        self.backlog = None
+        if self.gates and self.gates[0].paused:
+            self.backlog = Backlog(self.gates[0].pauser, self.names)
+            self.backlog.ask()
 
-    def finish_count(self) -> None:
-        """Take the answer."""
-        console = self.gates[0].pauser
-        if not self._counting or console.closed:
-            return
-        deadline = time.monotonic() + COMMAND_TIMEOUT_S
-        with contextlib.suppress(psycopg2.Error):
-            while not console.ready():
-                if not wait_for([console], timeout_s=deadline - time.monotonic()):
-                    return
-            self.waiting = max(self.waiting, clients_waiting(console.rows(), self.names))
+    def look(self) -> None:
+        """Take what the probe and the pooler say, and ask again."""
+        if self.probe is not None:
+            self.probe.look()
+        if self.backlog is not None:
+            self.backlog.look(resumed_at=max(gate.resumed_at for gate in self.gates))
+            self.backlog.ask()
+
+    @property
+    def questions(self) -> list[PoolerSession]:
+        """Return the sessions on which there will be an answer."""
+        return [who.session for who in (self.probe, self.backlog) if who is not None and who.under_way]
+
+    @property
+    def served(self) -> bool:
+        """Whether everybody has been served who waited."""
+        asking = self.probe is not None and self.probe.under_way
+        return not asking and (self.backlog is None or self.backlog.over)
+
+    def stop_watching(self) -> None:
+        """Leave it at the time from PAUSE to RESUME."""
+        self.backlog = None
+        if self.probe is not None:
+            self.probe.give_up("not looked at, since a pooler did not answer")
+
+    def finish_measure(self) -> None:
+        """Keep what was seen."""
+        if self.probe is not None:
+            self.probe.give_up("no answer within %g s after RESUME" % MEASURE_TIMEOUT_S)
+        if self.backlog is not None:
+            self.waiting = max(self.waiting, self.backlog.clients)
+            self.waited_s = max(self.waited_s, self.backlog.longest_s)
+            self.backlog = None
 
     def finish_pause(self) -> None:
         """Take the time, and remember whether it is paused still."""
         self.was_paused = any(gate.error is not None for gate in self.gates)
         if self.sent is not None:
             ends = [gate.resumed_at for gate in self.gates if gate.error is None] or [time.monotonic()]
-            self.stall_s = max(self.stall_s, max(ends) - self.sent)
+            held_s = max(ends) - self.sent
+            self.stall_s = max(self.stall_s, held_s)
+            if self.backlog is None:
+                self.unseen_s = max(self.unseen_s, held_s)
             self.sent = None
 
     def close(self) -> None:
@@ -160,8 +214,7 @@ class _Pooler:
 
     def facts(self) -> dict[str, Any]:
         """Return the entry of ``poolers[]``."""
-        probed = self.probe is not None and self.probe.error is None
-        stall_s = self.probe.longest_s if self.probe is not None and probed else self.stall_s
+        stall_s, source = self._stall()
         errors = [gate.error for gate in self.gates if gate.error]
         return {
             "name": self.address.name,
@@ -169,11 +222,19 @@ class _Pooler:
             "databases": self.names,
             "attempts": self.attempts,
             "clients_waiting": self.waiting,
+            "paused_at": self.paused_at.isoformat(timespec="milliseconds") if self.paused_at else None,
             "stall_ms": round(stall_s * 1000, 1),
-            "stall_source": "probe" if probed else "console",
+            "stall_source": source,
             "error": errors[0] if errors else None,
-            "probe_error": self.probe.error if self.probe is not None else None,
+            "probe_error": self.probe.error if self.probe is not None else self.unprobed,
         }
+
+    def _stall(self) -> tuple[float, str]:
+        """Return the longest time that a client is known to have waited, and who says so."""
+        probed = self.probe is not None and self.probe.error is None
+        other = (self.probe.longest_s, "probe") if self.probe is not None and probed else (self.unseen_s, "console")
+        longest = max((self.waited_s, "clients"), other)
+        return longest if longest[0] > 0 else (self.stall_s, "console")
 
 
 class Poolers:
@@ -275,10 +336,7 @@ class Poolers:
         deadline = min(started + self.attempt_timeout_s, latest)
         try:
             for pooler in self._poolers:
-                pooler.attempts += 1
-                pooler.sent = pooler.sent or time.monotonic()
-                for gate in pooler.gates:
-                    gate.begin_pause()
+                pooler.begin_pause()
             waiting = [gate for gate in self._gates if gate.error is None]
             while waiting and all(gate.error is None for gate in self._gates):
                 for probe in self._probes():
@@ -299,6 +357,7 @@ class Poolers:
             raise
         if refusals:
             self.resume()
+            self.measure()
         return refusals
 
     def _probes(self) -> list[Probe]:
@@ -333,16 +392,31 @@ class Poolers:
         It never raises: a pooler that could not be told is named by ``error`` in its facts.
         """
         for pooler in self._poolers:
-            pooler.begin_count()
+            pooler.watch_backlog()
         failed = tell_gates(self._gates)
-        for pooler in self._poolers:
-            if not any(gate in failed for gate in pooler.gates):
-                if pooler.probe is not None:
-                    pooler.probe.finish(timeout_s=PROBE_TIMEOUT_S)
-                pooler.finish_count()
-        tell_gates_anew(failed)
+        if failed:
+            # Nobody looks while these are told anew, and what the others answer meanwhile would be read too late.
+            for pooler in self._poolers:
+                pooler.stop_watching()
+            tell_gates_anew(failed)
         for pooler in self._poolers:
             pooler.finish_pause()
+
+    def measure(self) -> None:
+        """See for how long clients waited, once they can go on; returns when the last of them has been served.
+
+        It never raises. What cannot be seen within a few seconds is left out, or as long as it was then.
+        """
+        deadline = time.monotonic() + MEASURE_TIMEOUT_S
+        # Those that could not be told have let nobody go on.
+        watched = [pooler for pooler in self._poolers if not pooler.was_paused]
+        while watched and time.monotonic() < deadline:
+            wait_for([session for pooler in watched for session in pooler.questions], timeout_s=ASK_INTERVAL_S)
+            for pooler in watched:
+                pooler.look()
+            watched = [pooler for pooler in watched if not pooler.served]
+        for pooler in self._poolers:
+            pooler.finish_measure()
 
 
 def _refused(refusals: Sequence[Refusal], *, attempts: int, activity: Activity | None) -> HoldfastError:
@@ -433,3 +507,4 @@ def paused(
             yield poolers
         finally:
             poolers.resume()
+        poolers.measure()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import time
 
-from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.console import PoolerSession, wait_for
+from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.console import PoolerSession
 from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.gate import one_line
 
 with contextlib.suppress(ImportError):  # reported by connection.require_driver()
@@ -23,6 +23,11 @@ class Probe:
         self.longest_s = 0.0
         self.error: str | None = None
         self._asked: float | None = None
+
+    @property
+    def under_way(self) -> bool:
+        """Whether there will be an answer."""
+        return self._asked is not None and self.error is None
 
     def ask(self) -> None:
         """Have a question under way."""
@@ -45,10 +50,7 @@ class Probe:
         except psycopg2.Error as exc:
             self.error = one_line(exc)
 
-    def finish(self, *, timeout_s: float) -> None:
-        """Wait for the answer to the last question."""
-        deadline = time.monotonic() + timeout_s
-        while self._asked is not None and self.error is None:
-            if not wait_for([self.session], timeout_s=deadline - time.monotonic()):
-                self.error = "no answer within %g s after RESUME" % timeout_s
-            self.look()
+    def give_up(self, reason: str) -> None:
+        """Wait for no answer any more."""
+        if self.under_way:
+            self.error = reason

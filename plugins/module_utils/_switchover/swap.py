@@ -526,6 +526,7 @@ class _Swap:
                     raise
                 doors.closed = False
             stall_s = time.monotonic() - deadline.started
+            self.poolers.measure()
         return terminated, stall_s
 
     def _exchange_among_nobody(

@@ -38,6 +38,9 @@ class Poolers(Protocol):
     def resume(self) -> None:
         """Let clients go on, whether they wait or not; never raises."""
 
+    def measure(self) -> None:
+        """See for how long they waited, once they can go on; never raises."""
+
     def close(self) -> None:
         """Close the connections."""
 
@@ -75,3 +78,5 @@ class NoPoolers:
 
     def resume(self) -> None:
         """Resume nothing."""
+
+    measure = resume
