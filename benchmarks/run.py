@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Measure the collection side by side with the plain client programs, in one run and on the same data.
 
-python benchmarks/run.py [archive restore fingerprint undo idle] [--gb 1.2] [--undo-gb 0.1,1,4] [--runs 3]
+python benchmarks/run.py [archive restore fingerprint idle undo swap] [--gb 1.2] [--undo-gb 0.1,1,4] [--runs 3]
 
 Every value is a median; every ratio is the median of ratios of pairs that ran one after the other, so that a noisy
 machine slows both sides. What misses its bar is reported as missed and the exit code is still 0: a benchmark is not a
@@ -13,7 +13,6 @@ test. Results go to benchmarks/results/<name>.json.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import pathlib
@@ -24,9 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any, Callable
+from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / ".collections")]
@@ -34,84 +31,16 @@ sys.path[:0] = [str(ROOT), str(ROOT / ".collections")]
 from ansible_collections.holdfast.postgres.plugins.module_utils._backup.dump import take_archive  # noqa: E402
 from ansible_collections.holdfast.postgres.plugins.module_utils._backup.fingerprint import take_fingerprint  # noqa: E402
 from ansible_collections.holdfast.postgres.plugins.module_utils._backup.restore import restore_archive  # noqa: E402
+from benchmarks.measure import Bench, timed  # noqa: E402
+from benchmarks.swap import bench_swap  # noqa: E402
 from tests.support.server import TestServer, embedded_bin_dir  # noqa: E402
+
+NAMES = ["archive", "restore", "fingerprint", "idle", "undo", "swap"]
 
 #: Payments that make a lending database of one gigabyte.
 ROWS_PER_GB = 2_500_000
 EXAMPLE = ROOT / "examples" / "rently"
 LIVE = "rently_lending"
-
-
-@dataclass
-class Bench:
-    """The server, a scratch directory and what was measured."""
-
-    server: TestServer
-    scratch: pathlib.Path
-    runs: int
-    results: list[dict[str, Any]] = field(default_factory=list)
-    tasks: int = 0
-
-    def note(self, text: str) -> None:
-        """Say what goes on."""
-        print("  " + text, flush=True)
-
-    def record(
-        self, name: str, *, value: float, unit: str, against: float | None, bar: float, ratios: list[float]
-    ) -> None:
-        """Keep one result; ``bar`` limits the ratio when there is something to compare with, else the value."""
-        ratio = statistics.median(ratios) if ratios else None
-        measured = value if ratio is None else ratio
-        self.results.append(
-            {
-                "name": name,
-                "value": round(value, 3),
-                "unit": unit,
-                "against": None if against is None else round(against, 3),
-                "ratio": None if ratio is None else round(ratio, 3),
-                "bar": bar,
-                "within_bar": measured <= bar,
-                "runs": max(len(ratios), 1),
-            }
-        )
-
-    def pairs(
-        self, name: str, ours: Callable[[], float], theirs: Callable[[], float], *, unit: str, bar: float
-    ) -> None:
-        """Run both sides in turn and record medians and the median ratio."""
-        mine, plain = [], []
-        for number in range(self.runs):
-            plain.append(theirs())
-            mine.append(ours())
-            self.note("%s, run %d: %.2f %s against %.2f" % (name, number + 1, mine[-1], unit, plain[-1]))
-        self.record(
-            name,
-            value=statistics.median(mine),
-            unit=unit,
-            against=statistics.median(plain),
-            bar=bar,
-            ratios=[a / b for a, b in zip(mine, plain)],
-        )
-
-    @contextlib.contextmanager
-    def environment(self) -> Iterator[dict[str, str]]:
-        """The environment of a plain client program for this server."""
-        server = self.server.server
-        with server.client_environment() as environment:
-            environment.update(PGHOST=str(server.host), PGPORT=str(server.port), PGUSER=str(server.user))
-            yield environment
-
-    def run(self, program: str, *arguments: str, stdout: Any = subprocess.DEVNULL) -> None:
-        """Run one of PostgreSQL's own programs to its end."""
-        with self.environment() as environment:
-            subprocess.run([str(self.server.bin_dir / program), *arguments], env=environment, check=True, stdout=stdout)
-
-
-def timed(work: Callable[[], Any]) -> float:
-    """Return the seconds that ``work`` took."""
-    started = time.monotonic()
-    work()
-    return time.monotonic() - started
 
 
 def create_lending(bench: Bench, name: str, gb: float) -> int:
@@ -309,7 +238,7 @@ def bench_undo(bench: Bench, sizes_gb: list[float]) -> None:
             unit="s",
             against=plain,
             bar=6,
-            ratios=[],
+            runs=len(elapsed),
         )
 
 
@@ -336,24 +265,25 @@ def bench_idle(bench: Bench) -> None:
         unit="s",
         against=0.3 * bench.tasks,
         bar=20,
-        ratios=[],
+        runs=len(elapsed),
     )
 
 
 def table(results: list[dict[str, Any]]) -> str:
     """Return the results as people read them."""
-    lines = ["%-34s %12s %12s %8s %8s  %s" % ("work", "value", "against", "ratio", "bar", "")]
+    verdicts = {True: "within the bar", False: "MISSED", None: ""}
+    lines = ["%-52s %12s %12s %8s %8s" % ("work", "value", "against", "ratio", "bar")]
     for row in results:
         lines.append(
-            "%-34s %9.2f %-2s %12s %8s %8s  %s"
+            "%-52s %9.2f %-2s %12s %8s %8s  %s"
             % (
                 row["name"],
                 row["value"],
                 row["unit"],
                 "-" if row["against"] is None else "%.2f" % row["against"],
                 "-" if row["ratio"] is None else "%.2f" % row["ratio"],
-                row["bar"],
-                "within the bar" if row["within_bar"] else "MISSED",
+                "-" if row["bar"] is None else row["bar"],
+                verdicts[row["within_bar"]],
             )
         )
     return "\n".join(lines)
@@ -362,9 +292,12 @@ def table(results: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Run the benchmarks that were named."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", default=["archive", "restore", "fingerprint", "idle", "undo"])
+    parser.add_argument("names", nargs="*", default=NAMES, metavar="name", help="some of " + ", ".join(NAMES))
     parser.add_argument("--gb", type=float, default=1.2, help="size of the lending database (default 1.2)")
     parser.add_argument("--undo-gb", default="0.1,1,4", help="sizes for the undo (default 0.1,1,4)")
+    parser.add_argument(
+        "--swap-seconds", type=int, default=85, help="for how long clients run in each mode (default 85)"
+    )
     parser.add_argument("--runs", type=int, default=3)
     options = parser.parse_args()
     directory = ROOT / "benchmarks" / "results"
@@ -388,11 +321,12 @@ def main() -> None:
         "python": platform.python_version(),
         "server": 18,
         "lending_gb": options.gb,
+        "load_average": [round(load, 2) for load in os.getloadavg()],
         "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     everything: list[dict[str, Any]] = []
     try:
-        bench = Bench(server=server, scratch=scratch, runs=options.runs)
+        bench = Bench(server=server, scratch=scratch, results_dir=directory, runs=options.runs)
         if {"archive", "restore", "fingerprint"} & set(options.names):
             create_lending(bench, LIVE, options.gb)
         for name in options.names:
@@ -400,6 +334,8 @@ def main() -> None:
             bench.results = []
             if name == "undo":
                 bench_undo(bench, [float(size) for size in options.undo_gb.split(",")])
+            elif name == "swap":
+                bench_swap(bench, seconds=options.swap_seconds)
             else:
                 {
                     "archive": bench_archive,

@@ -102,6 +102,8 @@ class TestPooler:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            # As a service has: Linux shares processors by session, and each process of a server has one of its own.
+            start_new_session=True,
             **options,
         )
         if ready:
