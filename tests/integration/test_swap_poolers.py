@@ -175,7 +175,7 @@ def test_unreachable_pooler_is_named_before_anything_is_touched(poolers: list[Te
 
 
 def test_pooler_that_lets_no_client_through_is_no_reason_against_a_swap(pg18: TestServer, pair: Pair) -> None:
-    with poolers_running(pg18, "deaf", databases={"*": "password=wrong"}) as mine:
+    with poolers_running(pg18, "deaf", databases={"*": "port=1"}) as mine:
         done = pair.swap(poolers=group(mine, pair))
         assert done["changed"] and done["poolers"][0]["probe_error"]
         mine[0].databases = {"*": ""}

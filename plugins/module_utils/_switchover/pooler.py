@@ -48,6 +48,7 @@ with contextlib.suppress(ImportError):  # reported by connection.require_driver(
     import psycopg2
 
 if TYPE_CHECKING:
+    from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection import Server
     from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.database import Session
 
 #: How many times, and for how long each time, clients may wait for a PAUSE that does not get there.
@@ -121,16 +122,17 @@ class _Pooler:
         server, or for as long as something is wrong with the live database. That is no reason against a swap, only
         against measuring by this client. Raises `HoldfastError` for a login that PgBouncer itself does not accept.
         """
-        if self.address.probe is None or not self._may_probe or self.was_paused or self.probe is not None:
+        client = self.address.probe
+        if client is None or not self._may_probe or self.was_paused or self.probe is not None:
             return
-        wait_until(self._probe_asked, timeout_s=PROBE_TIMEOUT_S, interval_s=0.05)
+        wait_until(lambda: self._asked_as(client), timeout_s=PROBE_TIMEOUT_S)
 
-    def _probe_asked(self) -> bool:
+    def _asked_as(self, client: Server) -> bool:
         session = None
         try:
             session = PoolerSession(
                 self.address,
-                server=self.address.probe,
+                server=client,
                 database=self.gates[0].name,
                 application_name="holdfast probe",
             )
