@@ -35,6 +35,7 @@ from tests.support.kills import (
     Stage,
     alive,
     descendants,
+    going_on,
     kill_all,
     marked,
 )
@@ -128,24 +129,8 @@ def undisturbed(stage: Stage) -> float:
             assert succeeded, said
             lasting.append(follower.seen["over"] - follower.seen["examining"])
             stage.side = name
-    clear(stage)
+    stage.clear()
     return statistics.median(lasting)
-
-
-def clear(stage: Stage) -> None:
-    for oid in stage.oids:
-        name = stage.server.execute("SELECT datname FROM pg_database WHERE oid = %s", (oid,))[0][0]
-        stage.server.execute("TRUNCATE written", database=name)
-
-
-def going_on(clients: list[Client], *, timeout_s: float = 20) -> None:
-    """Wait until every client has been served from now on."""
-    before = [client.successes for client in clients]
-    eventually(
-        lambda: all(client.successes > count + 1 for client, count in zip(clients, before)),
-        timeout_s=timeout_s,
-        interval_s=0.005,
-    )
 
 
 class Round:
@@ -166,7 +151,7 @@ class Round:
             raise AssertionError("round %d: %s\n%s" % (self.tally.rounds, exc, "\n".join(self.story))) from exc
         self.tally.rounds += 1
         self.stage.side = self.name
-        clear(self.stage)
+        self.stage.clear()
 
     def _command(self) -> Module | Playbook:
         return Playbook(self.stage.directory) if self.party == "ansible-playbook" else self.stage.module()
@@ -262,7 +247,7 @@ class Round:
     def _check_books(self, clients: list[Client], benches: list[Bench]) -> None:
         """Compare what clients were told with what the databases hold."""
         stage = self.stage
-        names = {stage.oids[stage.oid(name)]: name for name in (LIVE, self.name)}
+        names = stage.names()
         held = {generation: stage.written(names[generation]) for generation in GENERATIONS}
         assert not held["alpha"] & held["beta"], "written twice"
         everything = held["alpha"] | held["beta"]
@@ -271,7 +256,7 @@ class Round:
                 missing = client.acknowledged[generation] - held[generation]
                 assert not missing, "%s lost %r of client %d" % (generation, sorted(missing)[:5], client.number)
         acknowledged = {row for client in clients for rows in client.acknowledged.values() for row in rows}
-        self.tally.commits += sum(len(bench.acknowledged) for bench in benches) + len(acknowledged)
+        self.tally.commits += sum(party.commits for party in (*clients, *benches))
         by_bench = {row for bench in benches for row in bench.acknowledged}
         assert by_bench <= everything, "lost %r of pgbench" % sorted(by_bench - everything)[:5]
         unsure = {row for client in clients for row in client.unsure}

@@ -17,14 +17,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import psycopg2
 
 from ansible_collections.holdfast.postgres.plugins.module_utils._backup.fingerprint import take_fingerprint
 from tests.support.pgbouncer import TestPooler
-from tests.support.server import TestServer, distribution_bin_dir
+from tests.support.server import TestServer, distribution_bin_dir, eventually
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -184,13 +184,13 @@ def alive(pid: int) -> bool:
 
 
 class Client:
-    """A client of a pooler that keeps books: what was acknowledged in which database, what failed, how long it waited.
+    """A client that keeps books: what was acknowledged in which database, what failed, how long it waited.
 
     With ``reconnect`` it connects for each transaction, otherwise only after an error.
     """
 
-    def __init__(self, pooler: TestPooler, number: int, *, reconnect: bool) -> None:
-        self.pooler, self.number, self.reconnect = pooler, number, reconnect
+    def __init__(self, number: int, connect: Callable[[str], Any], *, reconnect: bool, pace_s: float = 0.004) -> None:
+        self.number, self.connect, self.reconnect, self.pace_s = number, connect, reconnect, pace_s
         self.acknowledged: dict[str, set[tuple[int, int]]] = {name: set() for name in GENERATIONS}
         self.unsure: set[tuple[int, int]] = set()
         self.errors: list[str] = []
@@ -207,7 +207,7 @@ class Client:
         while not self._stop.is_set():
             n += 1
             try:
-                connection = connection or self.pooler.connect(LIVE)
+                connection = connection or self.connect(LIVE)
                 with connection.cursor() as cursor:
                     cursor.execute(
                         "INSERT INTO written VALUES (%s, %s) RETURNING (SELECT generation FROM whoami)",
@@ -221,7 +221,7 @@ class Client:
                 if self.reconnect:
                     connection.close()
                     connection = None
-                self._stop.wait(0.004)
+                self._stop.wait(self.pace_s)
                 since = time.monotonic()
             except psycopg2.Error as exc:
                 self.errors.append(" ".join(str(exc).split()))
@@ -232,6 +232,11 @@ class Client:
                 self._stop.wait(0.02)
         if connection is not None:
             connection.close()
+
+    @property
+    def commits(self) -> int:
+        """How many transactions were acknowledged."""
+        return sum(map(len, self.acknowledged.values()))
 
     def tell_to_stop(self) -> None:
         """Let it end after its present transaction."""
@@ -297,11 +302,16 @@ class Bench:
         ]
         for path in self.directory.glob(prefix.name + ".*"):
             for line in path.read_text(encoding="ascii").splitlines():
-                # client, transaction, microseconds since it was due, ...
+                # client, transaction, microseconds since it was due, ..., and how late it began
                 fields = line.split()
                 self.acknowledged.add((first + int(fields[0]), int(fields[1])))
-                self.longest_s = max(self.longest_s, int(fields[2]) / 1e6)
+                self.longest_s = max(self.longest_s, (int(fields[2]) - int(fields[6])) / 1e6)
             path.unlink()
+
+    @property
+    def commits(self) -> int:
+        """How many transactions were acknowledged."""
+        return len(self.acknowledged)
 
     @property
     def most_unsure(self) -> int:
@@ -323,6 +333,17 @@ class Bench:
         if self._thread.is_alive() and self._process is not None:
             self._process.kill()
             self._thread.join(timeout=10)
+
+
+def going_on(clients: Sequence[Client], *, timeout_s: float = 20) -> None:
+    """Wait until every client has been served from now on."""
+    before = [client.successes for client in clients]
+    eventually(
+        # The first answer may be to what was asked before.
+        lambda: all(client.successes > count + 1 for client, count in zip(clients, before)),
+        timeout_s=timeout_s,
+        interval_s=0.005,
+    )
 
 
 class Follower:
@@ -463,7 +484,7 @@ class Stage:
             for number, pooler in enumerate(self.poolers):
                 first = 100_000 * (number + 1)
                 benches.append(Bench(pooler, self.directory, first=first, clients=4, rate=400, reconnect=reconnect))
-                clients += [Client(pooler, 10 * number + kind, reconnect=bool(kind)) for kind in (0, 1)]
+                clients += [Client(10 * number + kind, pooler.connect, reconnect=bool(kind)) for kind in (0, 1)]
             yield clients, benches
         finally:
             parties: list[Client | Bench] = [*clients, *benches]
@@ -481,6 +502,16 @@ class Stage:
         """The fingerprint of what no client writes."""
         tables = take_fingerprint(server=self.server.server, database=database).as_dict()["tables"]
         return json.dumps({name: proof for name, proof in tables.items() if not name.endswith("written")})
+
+    def names(self) -> dict[str, str]:
+        """The names that the databases have now, by generation."""
+        rows = self.server.execute("SELECT oid, datname FROM pg_database")
+        return {self.oids[oid]: name for oid, name in rows if oid in self.oids}
+
+    def clear(self) -> None:
+        """Forget what clients have written."""
+        for name in self.names().values():
+            self.server.execute("TRUNCATE written", database=name)
 
     def written(self, database: str) -> set[tuple[int, int]]:
         """What clients have written to a database."""
