@@ -75,6 +75,7 @@ class SpyPoolers:
 
     targets = ()
     left_paused = ()
+    turned_away_s = float("inf")
     facts = ()
 
     def __init__(self, log: list[str], on_pause: Any = None) -> None:
@@ -95,6 +96,9 @@ class SpyPoolers:
 
     def resume(self) -> None:
         self.log.append("resume")
+
+    def measure(self) -> None:
+        self.log.append("measure")
 
     def close(self) -> None:
         self.log.append("close")
@@ -423,7 +427,7 @@ def test_retired_name_taken_meanwhile_undoes_everything(pg18: TestServer, pair: 
 def test_collaborators_are_called_in_order(pair: Pair) -> None:
     log: list[str] = []
     pair.swap(poolers=SpyPoolers(log), switches=[SpySwitch(log)])
-    assert log == ["open", "prepare", "arm 14", "pause", "resume", "disarm", "close"]
+    assert log == ["open", "prepare", "arm 14", "pause", "resume", "measure", "disarm", "close"]
 
 
 def test_poolers_that_refuse_are_resumed(pair: Pair) -> None:

@@ -46,11 +46,6 @@ def broken(address: PoolerAddress, exc: Exception) -> HoldfastError:
     )
 
 
-def default_pool_mode(console: Console) -> str | None:
-    """Return the pool mode of databases that have none of their own."""
-    return next((row["value"] for row in console.show("CONFIG") if row["key"] == "pool_mode"), None)
-
-
 def entries_to(console: Console, database: str) -> list[Entry]:
     """Return the pooler's databases that lead to ``database``.
 

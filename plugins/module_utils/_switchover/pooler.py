@@ -11,6 +11,7 @@ A connection that waits for its PAUSE can do nothing else: RESUME has one of its
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
@@ -30,7 +31,6 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.cons
 )
 from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.discovery import (
     broken,
-    default_pool_mode,
     entries_to,
     require_admin,
 )
@@ -41,7 +41,11 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.gate
     tell_gates_anew,
 )
 from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.probe import Probe
-from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.refusal import Refusal, refusal_of
+from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.refusal import (
+    Refusal,
+    refusal_of,
+    stuck_named,
+)
 from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.watchdog import Watchdog, nothing
 
 with contextlib.suppress(ImportError):  # reported by connection.require_driver()
@@ -83,6 +87,7 @@ class _Pooler:
         self.probe: Probe | None = None
         self.unprobed: str | None = None
         self.was_paused = False
+        self.turned_away_s = math.inf
         self.attempts = 0
         self.sent: float | None = None
         self.stall_s = 0.0
@@ -104,8 +109,10 @@ class _Pooler:
             connected([first], timeout_s=CONNECT_TIMEOUT_S)
             require_admin(first)
             entries = entries_to(first, database)
+            settings = {row["key"]: row["value"] for row in first.show("CONFIG")}
+            self.turned_away_s = float(settings.get("query_wait_timeout") or 0) or math.inf
             # In session mode a client keeps its server, and the probe itself would be what a PAUSE waits for.
-            modes = {entry.pool_mode or default_pool_mode(first) for entry in entries}
+            modes = {entry.pool_mode or settings.get("pool_mode") for entry in entries}
             self._may_probe = self.address.probe is not None and "session" not in modes
         finally:
             first.close()
@@ -151,6 +158,7 @@ class _Pooler:
     def begin_pause(self) -> None:
         """Send PAUSE for every name."""
         self.attempts += 1
+        self.was_paused = True  # until `finish_pause` knows better, whatever comes between
         self.paused_at = datetime.now(timezone.utc)
         self.sent = self.sent or time.monotonic()
         for gate in self.gates:
@@ -263,6 +271,8 @@ class Poolers:
     def open(self) -> None:
         """Connect to every pooler and find the names that lead to the database; nobody waits yet.
 
+        Where one is of no use, the others can still be resumed; the caller closes in any case.
+
         Raises `HoldfastError` with the codes ``connection_failed``, ``authentication_failed``, ``permission_denied``,
         ``database_not_found``, ``unsupported`` or ``timeout``, naming every pooler that is of no use.
         """
@@ -283,7 +293,6 @@ class Poolers:
             except psycopg2.Error as exc:
                 failures.append(broken(pooler.address, exc))
         if failures:
-            self.close()
             raise HoldfastError(
                 code=failures[0].code,
                 msg=" ".join(failure.msg for failure in failures),
@@ -297,13 +306,18 @@ class Poolers:
         return [pooler.facts() for pooler in self._poolers]
 
     @property
+    def turned_away_s(self) -> float:
+        """Return after how many seconds a pooler turns waiting clients away (query_wait_timeout), or infinity."""
+        return min((pooler.turned_away_s for pooler in self._poolers), default=math.inf)
+
+    @property
     def targets(self) -> list[Target]:
         """Return every name that is paused and resumed, with where its pooler is."""
         return [(gate.address, gate.name) for gate in self._gates]
 
     @property
     def left_paused(self) -> list[str]:
-        """Return the poolers that were found paused and have not been resumed since."""
+        """Return the poolers that are or may be paused: found so, or by `pause`, and not resumed since."""
         return [pooler.address.name for pooler in self._poolers if pooler.was_paused]
 
     def close(self) -> None:
@@ -325,7 +339,7 @@ class Poolers:
             if not refusals:
                 return
             if number == self.attempts or time.monotonic() >= deadline:
-                raise _refused(refusals, attempts=number, activity=activity)
+                raise _refused(refusals, attempts=number, activity=activity, stuck=bool(self.left_paused))
             for gate in self._gates:
                 gate.reopen()
 
@@ -421,7 +435,7 @@ class Poolers:
             pooler.finish_measure()
 
 
-def _refused(refusals: Sequence[Refusal], *, attempts: int, activity: Activity | None) -> HoldfastError:
+def _refused(refusals: Sequence[Refusal], *, attempts: int, activity: Activity | None, stuck: bool) -> HoldfastError:
     pids = [client["server_pid"] for refusal in refusals for client in refusal.clients if client["server_pid"]]
     sessions = {session.pid: session for session in activity(pids)} if activity and pids else {}
     for refusal in refusals:
@@ -436,8 +450,13 @@ def _refused(refusals: Sequence[Refusal], *, attempts: int, activity: Activity |
                 )
     return HoldfastError(
         code="pause_refused",
-        msg="Clients could not be made to wait in %d attempt%s; nothing is paused: %s"
-        % (attempts, "" if attempts == 1 else "s", "; ".join(refusal.describe() for refusal in refusals)),
+        msg="Clients could not be made to wait in %d attempt%s%s: %s"
+        % (
+            attempts,
+            "" if attempts == 1 else "s",
+            "" if stuck else "; nothing is paused",
+            "; ".join(refusal.describe() for refusal in refusals),
+        ),
         hint="Let these clients end their transactions, or end them with pg_terminate_backend(pid); then run the"
         " task again.",
         refusals=[refusal.as_dict() for refusal in refusals],
@@ -487,8 +506,8 @@ def paused(
         attempts=attempts,
         attempt_timeout_s=attempt_timeout_s,
     )
-    poolers.open()
-    with contextlib.closing(poolers), contextlib.ExitStack() as armed:
+    with contextlib.closing(poolers), stuck_named(poolers), contextlib.ExitStack() as armed:
+        poolers.open()
         poolers.prepare()
         if max_pause_s is not None:
             resumer = Resumer(poolers.targets)

@@ -1,14 +1,14 @@
 # Copyright: Holdfast maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Why a pooler did not pause: which clients hold it up, and what they do."""
+"""Why a pooler did not pause: which clients hold it up, and what they do; and which one could not be resumed."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
 from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.console import BUSY_STATES, PoolerAddress
@@ -104,3 +104,34 @@ def holders(
                 }
             )
     return found
+
+
+class _Poolers(Protocol):
+    @property
+    def facts(self) -> Sequence[Mapping[str, Any]]:
+        """Return what each of them did."""
+
+
+@contextlib.contextmanager
+def stuck_named(poolers: _Poolers) -> Iterator[None]:
+    """Have a failure of the block say, too, which poolers could not be resumed: their clients may wait still."""
+    try:
+        yield
+    except (HoldfastError, psycopg2.Error) as exc:
+        facts = [dict(fact) for fact in poolers.facts]
+        stuck = [fact for fact in facts if fact["error"]]
+        if not stuck:
+            raise
+        known: dict[str, Any] = {"code": "connection_failed", "msg": one_line(exc), "hint": "Then run the task again."}
+        if isinstance(exc, HoldfastError):
+            known = exc.as_result()
+        names = sorted({name for fact in stuck for name in fact["databases"]})
+        raise HoldfastError(
+            **{
+                **known,
+                "msg": "%s NOT RESUMED: %s."
+                % (known["msg"], "; ".join("pooler %(name)s at %(console)s (%(error)s)" % fact for fact in stuck)),
+                "hint": "RESUME %s on these consoles, unless they are down. %s" % (", ".join(names), known["hint"]),
+                "poolers": facts,
+            }
+        ) from exc

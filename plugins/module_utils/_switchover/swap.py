@@ -55,6 +55,8 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.drai
     undo_marks,
 )
 from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.identity import Expected, require_expected
+from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.pause_length import WAIT_SHARE
+from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.refusal import stuck_named
 from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.rescue import Rescue, own_process
 from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.waiting import (
     DeadManSwitch,
@@ -181,8 +183,8 @@ class Deadline:
 def _too_slow(max_pause_s: float) -> HoldfastError:
     return HoldfastError(
         code="timeout",
-        msg="The swap would have kept clients waiting for more than max_pause, %g s; nothing was renamed."
-        % max_pause_s,
+        msg="The swap would have kept clients waiting for more than %g s (max_pause, or less where a pooler's"
+        " query_wait_timeout is short); nothing was renamed." % max_pause_s,
         hint="Look for what was slow (locks on the databases, sessions that end slowly), then run the task again.",
     )
 
@@ -210,7 +212,7 @@ def swap_databases(
     swap = _Swap(server, request, check_mode=check_mode, poolers=poolers or NoPoolers(), switches=switches)
     with contextlib.closing(swap.connect()) as connection, contextlib.closing(swap.poolers):
         refuse_standby(connection)
-        with _names_locked(connection, request.names):
+        with _names_locked(connection, request.names), stuck_named(swap.poolers), swap.exchange_told():
             result = swap.run(connection, guarded=guarded)
     result["duration_s"] = round(time.monotonic() - started, 3)
     return result
@@ -289,6 +291,20 @@ class _Swap:
         self.check_mode = check_mode
         self.poolers = poolers
         self.switches = tuple(switches)
+        self.exchanged = False
+
+    @contextlib.contextmanager
+    def exchange_told(self) -> Iterator[None]:
+        """Have a failure that comes after the exchange, such as a signal, say that the names are the new ones."""
+        try:
+            yield
+        except HoldfastError as exc:
+            if self.exchanged:
+                exc.msg += (
+                    " The names had been exchanged already: %r serves under the name %r." % self.request.names[::-1]
+                )
+                exc.hint = "Nothing was undone. Run the same task again to have the poolers looked at."
+            raise
 
     def connect(self) -> Connection:
         """Open a session in the maintenance database; one in either of the pair would block the renaming."""
@@ -299,10 +315,7 @@ class _Swap:
     def run(self, connection: Connection, *, guarded: bool) -> dict[str, Any]:
         """Examine, then make clients wait, exchange the names and let them go on."""
         marks = self.undo_killed_run(connection)
-        self.poolers.open()
-        left_paused = list(self.poolers.left_paused)
-        if left_paused and not self.check_mode:
-            self.poolers.resume()
+        left_paused = self._open_poolers()
         resumed = "undone" if marks or left_paused else None
         done = self._already_swapped(connection)
         if done is not None:
@@ -352,6 +365,24 @@ class _Swap:
             sessions=[],
         )
         return result
+
+    def _open_poolers(self) -> list[str]:
+        """Connect to the poolers and resume what a killed run has left paused, even where one of them is of no use."""
+        left_paused: list[str] = []
+        try:
+            self.poolers.open()
+        except HoldfastError as exc:
+            if self.poolers.left_paused and not self.check_mode:
+                exc.msg += " Found paused, and resumed: %s." % ", ".join(self.poolers.left_paused)
+            raise
+        finally:
+            left_paused += self.poolers.left_paused
+            if left_paused and not self.check_mode:
+                self.poolers.resume()
+        patience_s = WAIT_SHARE * self.poolers.turned_away_s
+        if patience_s < self.request.max_pause_s:
+            self.request = replace(self.request, max_pause_s=patience_s)
+        return left_paused
 
     def _facts(self) -> list[dict[str, Any]]:
         return [dict(fact) for fact in self.poolers.facts]
@@ -524,7 +555,7 @@ class _Swap:
                 except psycopg2.Error:
                     self._still_waiting()  # the process on guard ends this session when it acts
                     raise
-                doors.closed = False
+                doors.closed, self.exchanged = False, True
             stall_s = time.monotonic() - deadline.started
             self.poolers.measure()
         return terminated, stall_s

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -21,6 +22,10 @@ class Poolers(Protocol):
     @property
     def left_paused(self) -> Sequence[str]:
         """Return the names of those that were found paused and have not been resumed."""
+
+    @property
+    def turned_away_s(self) -> float:
+        """Return after how many seconds clients that wait are turned away."""
 
     @property
     def facts(self) -> Sequence[Mapping[str, Any]]:
@@ -66,6 +71,7 @@ class NoPoolers:
 
     targets: Sequence[Target] = ()
     left_paused: Sequence[str] = ()
+    turned_away_s: float = math.inf
     facts: Sequence[Mapping[str, Any]] = ()
 
     def open(self) -> None:
