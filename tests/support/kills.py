@@ -59,12 +59,19 @@ STEPS = (
     "over",
 )
 
-# The module as Ansible calls it, but loaded before it is wanted, so that a round does not wait for Python.
+# The module as Ansible calls it, but loaded before it is wanted, so that a round does not wait for Python. It can be
+# told to stop right before its poolers are told to pause or to resume.
 RUN_MODULE = """
-import sys
+import os, signal, sys
 sys.path[:0] = sys.argv[1:3]
 from ansible.module_utils import basic
 from ansible_collections.holdfast.postgres.plugins.modules import pg_swap
+for name in sys.argv[4:]:
+    def stopped(*arguments, name=name, original=getattr(pg_swap.Poolers, name), **options):
+        setattr(pg_swap.Poolers, name, original)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return original(*arguments, **options)
+    setattr(pg_swap.Poolers, name, stopped)
 basic._ANSIBLE_ARGS = sys.stdin.buffer.read()
 basic._ANSIBLE_PROFILE = "legacy"
 pg_swap.main()
@@ -79,9 +86,8 @@ INSERT INTO written VALUES (:first + :client_id, :n);
 class Module:
     """One call of pg_swap in a process of its own, marked by a word in its command line."""
 
-    def __init__(self, mark: str) -> None:
-        self.mark = mark
-        argv = [sys.executable, "-c", RUN_MODULE, str(ROOT / ".collections"), str(ROOT), mark]
+    def __init__(self, mark: str, *stopped_before: str) -> None:
+        argv = [sys.executable, "-c", RUN_MODULE, str(ROOT / ".collections"), str(ROOT), mark, *stopped_before]
         self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def begin(self, arguments: dict[str, Any]) -> None:
@@ -90,6 +96,15 @@ class Module:
         self.process.stdin.write(json.dumps({"ANSIBLE_MODULE_ARGS": arguments}).encode())
         self.process.stdin.close()
         self.process.stdin = None  # communicate() would flush it
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Wait until it has stopped, and let it go on after the block."""
+        eventually(lambda: state_of(self.process.pid) == "T", interval_s=0.005)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """Kill it."""
@@ -174,13 +189,17 @@ def kill_all(pids: Iterable[int]) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
+def state_of(pid: int) -> str | None:
+    """The state of a process as the system has it (one letter), or None when there is none."""
+    try:
+        return pathlib.Path("/proc/%d/stat" % pid).read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+    except OSError:
+        return None
+
+
 def alive(pid: int) -> bool:
     """Whether a process runs; one that only has not been waited for does not."""
-    try:
-        state = pathlib.Path("/proc/%d/stat" % pid).read_text(encoding="utf-8").rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state not in ("Z", "X")
+    return state_of(pid) not in (None, "Z", "X")
 
 
 class Client:
@@ -454,10 +473,10 @@ class Stage:
         self.server.remove()
         shutil.rmtree(self.directory)
 
-    def module(self) -> Module:
+    def module(self, *stopped_before: str) -> Module:
         """A call of pg_swap that has not begun."""
         self.modules = [module for module in self.modules if module.process.poll() is None]
-        self.modules.append(Module(self.mark))
+        self.modules.append(Module(self.mark, *stopped_before))
         return self.modules[-1]
 
     def arguments(self, retired: str, **options: Any) -> dict[str, Any]:

@@ -132,7 +132,7 @@ class PoolerSession:
     def send(self, statement: str) -> None:
         """Send a statement without waiting for its answer; `ready` tells when `rows` has it."""
         if self._cursor is None:
-            raise AssertionError("finish_connecting() comes first")
+            raise psycopg2.InterfaceError("the connection was not established")
         self._cursor.execute(statement)
         self.direction = extensions.POLL_READ
 
