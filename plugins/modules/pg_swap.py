@@ -83,6 +83,7 @@ options:
     description:
       - The most seconds that clients may be kept waiting or refused, whatever happens. When they are over before the
         names are exchanged, nothing is renamed.
+      - Where a pooler turns waiting clients away sooner (C(query_wait_timeout)), four fifths of that time count.
     type: float
     default: 15
   pause_timeout:

@@ -139,6 +139,22 @@ def test_rows_that_the_version_before_refuses_are_listed_one_by_one(lending: Und
     assert rows(lending, "SELECT count(*) FROM payment WHERE id > 200", lending.retired) == [(5,)]
 
 
+def test_nothing_is_carried_where_the_list_of_refused_rows_cannot_be_kept(
+    lending: Undo, tmp_path: pathlib.Path
+) -> None:
+    lending.write(
+        "ALTER TABLE payment DROP CONSTRAINT amount_positive;"
+        "INSERT INTO payment (party_id, amount) VALUES (1, -1), (1, 1)"
+    )
+    lending.exchange()
+    (tmp_path / "file").touch()
+    with pytest.raises(HoldfastError) as refusal:
+        carry(lending, "payment", path=str(tmp_path / "file" / "writes"))
+    assert refusal.value.code == "destination_unwritable"
+    assert rows(lending, "SELECT count(*) FROM payment WHERE id > 200") == [(0,)]
+    assert carry(lending, "payment", path=str(tmp_path))["rows"] == 1
+
+
 def test_key_that_clients_took_since_is_a_rejection_and_sequences_that_were_reserved_prevent_it(lending: Undo) -> None:
     reserve = {
         "server": lending.server.server,

@@ -11,6 +11,7 @@ for its own clients; a row that is not stored as it was is refused, too. No cons
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -205,11 +206,13 @@ def carry_forward(
                 rejected = [*carry.rejections(), *_conflicts(sides, pairs, found, differences, excluded)]
                 # No transaction takes back what a sequence gave, so check mode leaves them alone.
                 moved = [] if check_mode else catch_up(retired=sides.retired, serving=connection, tables=carry.tables())
+                file = None
                 if check_mode:
                     connection.rollback()
                 else:
-                    connection.commit()
-    file = write_rejections(path, rejected) if path and rejected and not check_mode else None
+                    # Before the rows are there for good: without the list nobody would know which are not.
+                    file = write_rejections(path, rejected) if path and rejected else None
+                    _commit(connection, file)
     for row in rejected:
         if row["sqlstate"] in SHOW_ROWS:
             row["detail"] = None
@@ -236,6 +239,17 @@ def carry_forward(
         "verified": carry.verified,
         "duration_s": round(time.monotonic() - started, 3),
     }
+
+
+def _commit(connection: Connection, file: str | None) -> None:
+    """Commit; where the server refuses that, no list stays of rows that were not the only ones refused."""
+    try:
+        connection.commit()
+    except psycopg2.Error:
+        if file is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(file)
+        raise
 
 
 def _wanted(sides: Sides, tables: Sequence[str]) -> tuple[list[str], list[str]]:

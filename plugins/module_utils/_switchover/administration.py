@@ -29,6 +29,7 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.guar
     set_guard,
 )
 from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.pooler import Poolers
+from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.refusal import stuck_named
 
 with contextlib.suppress(ImportError):  # reported by connection.require_driver()
     import psycopg2
@@ -135,7 +136,7 @@ def set_paused(
             return []  # the refusal itself is what matters
 
     poolers = Poolers(addresses, database=database, attempts=attempts, attempt_timeout_s=timeout_s)
-    with contextlib.closing(poolers):
+    with contextlib.closing(poolers), stuck_named(poolers):
         poolers.open()
         before = set(poolers.left_paused)
         if not check_mode:
