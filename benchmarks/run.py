@@ -296,7 +296,7 @@ def main() -> None:
     parser.add_argument("--gb", type=float, default=1.2, help="size of the lending database (default 1.2)")
     parser.add_argument("--undo-gb", default="0.1,1,4", help="sizes for the undo (default 0.1,1,4)")
     parser.add_argument(
-        "--swap-seconds", type=int, default=85, help="for how long clients run in each mode (default 85)"
+        "--swap-seconds", type=int, default=70, help="for how long clients run in each mode (default 70)"
     )
     parser.add_argument("--runs", type=int, default=3)
     options = parser.parse_args()
