@@ -40,6 +40,15 @@ NAMES = ["archive", "restore", "fingerprint", "idle", "undo", "swap"]
 #: Payments that make a lending database of one gigabyte.
 ROWS_PER_GB = 2_500_000
 EXAMPLE = ROOT / "examples" / "rently"
+
+#: What clients write between a deployment and its undo.
+WRITTEN_ROWS = 1_000
+WRITE_PAYMENTS = """
+INSERT INTO public.payment (payer_party_id, amount, currency_code, received_at, external_reference)
+SELECT payer_party_id, amount, currency_code, now(), 'bench-' || gen_random_uuid()::varchar(30)
+  FROM public.payment
+ LIMIT %(rows)s
+"""
 LIVE = "rently_lending"
 
 
@@ -208,15 +217,28 @@ def plain_undo(bench: Bench) -> None:
     snapshot = bench.scratch / "snapshot.backup"
     bench.run("pg_dump", "--format=custom", "--compress=9", "--file=%s" % snapshot, LIVE)
     bench.server.create_database("plain_undo")
-    bench.run("pg_restore", "--dbname=plain_undo", str(bench.scratch / "plain.backup"))
+    bench.run("pg_restore", "--dbname=plain_undo", str(bench.scratch / "before.backup"))
     bench.server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (LIVE,))
     bench.server.execute('ALTER DATABASE "%s" RENAME TO plain_failed' % LIVE)
     bench.server.execute('ALTER DATABASE plain_undo RENAME TO "%s"' % LIVE)
     bench.server.drop_database("plain_failed")
 
 
-def bench_undo(bench: Bench, sizes_gb: list[float]) -> None:
-    """The whole undo command at several sizes."""
+def write_payments(bench: Bench) -> None:
+    """Write what clients would between a deployment and its undo, which the undo then finds and keeps in files."""
+    bench.server.execute(WRITE_PAYMENTS, {"rows": WRITTEN_ROWS}, database=LIVE)
+
+
+def kept_rows(bench: Bench) -> int:
+    """How many rows the newest undo has kept in the file of the payments."""
+    files = (bench.scratch / "reports").glob("*/writes/public.payment.csv")
+    newest = max(files, key=lambda path: path.stat().st_mtime)
+    with newest.open(encoding="utf-8") as file:
+        return sum(1 for _ in file) - 1
+
+
+def bench_undo(bench: Bench, sizes_gb: list[float], *, against_gb: float) -> None:
+    """The whole undo command at several sizes, with the stage that keeps what was written since."""
     for gb in sizes_gb:
         bench.server.drop_database(LIVE)
         create_lending(bench, LIVE, gb)
@@ -224,14 +246,22 @@ def bench_undo(bench: Bench, sizes_gb: list[float]) -> None:
         elapsed = []
         for number in range(bench.runs):
             playbook(bench, "deploy", "--tags", "rollback_point,migrate")
+            write_payments(bench)
             elapsed.append(playbook(bench, "rollback", "-e", "holdfast_confirm=%s" % LIVE))
-            bench.note("undo of %s GB, run %d: %.2f s" % (gb, number + 1, elapsed[-1]))
+            bench.note(
+                "undo of %s GB, run %d: %.2f s, %d of %d payments kept in a file"
+                % (gb, number + 1, elapsed[-1], kept_rows(bench), WRITTEN_ROWS)
+            )
             for name in bench.server.databases():
                 if "_retired_" in name:
                     bench.server.drop_database(name)
-        plain_dump(bench, LIVE)
-        plain = timed(lambda: plain_undo(bench))
-        bench.note("undo of %s GB by snapshot, restore and rename: %.2f s" % (gb, plain))
+        plain = None
+        if gb <= against_gb:
+            bench.run(
+                "pg_dump", "--format=custom", "--compress=1", "--file=%s" % (bench.scratch / "before.backup"), LIVE
+            )
+            plain = timed(lambda: plain_undo(bench))
+            bench.note("undo of %s GB by snapshot, restore and rename: %.2f s" % (gb, plain))
         bench.record(
             "undo of %s GB, whole command" % gb,
             value=statistics.median(elapsed),
@@ -296,6 +326,12 @@ def main() -> None:
     parser.add_argument("--gb", type=float, default=1.2, help="size of the lending database (default 1.2)")
     parser.add_argument("--undo-gb", default="0.1,1,4", help="sizes for the undo (default 0.1,1,4)")
     parser.add_argument(
+        "--undo-against-gb",
+        type=float,
+        default=1,
+        help="up to which size the undo is compared with a restore, which takes minutes (default 1)",
+    )
+    parser.add_argument(
         "--swap-seconds", type=int, default=70, help="for how long clients run in each mode (default 70)"
     )
     parser.add_argument("--runs", type=int, default=3)
@@ -333,7 +369,8 @@ def main() -> None:
             print("%s:" % name, flush=True)
             bench.results = []
             if name == "undo":
-                bench_undo(bench, [float(size) for size in options.undo_gb.split(",")])
+                sizes = [float(size) for size in options.undo_gb.split(",")]
+                bench_undo(bench, sizes, against_gb=options.undo_against_gb)
             elif name == "swap":
                 bench_swap(bench, seconds=options.swap_seconds)
             else:
