@@ -69,8 +69,8 @@ options:
       probe_user:
         description:
           - An ordinary user of the database. With it, a connection is held open through the pooler and asks C(SELECT 1)
-            while clients wait, so that a stall is measured as clients see it; without it, from C(PAUSE) to the answer
-            to C(RESUME). A pool in session mode is never probed.
+            while clients wait, so that a stall is also measured by a client of the task's own; without it, only by the
+            pooler's account of its clients. A pool in session mode is never probed.
         type: str
       probe_password:
         description: Its password; O(poolers[].passfile) and the certificate count for it, too.
