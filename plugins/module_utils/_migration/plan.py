@@ -62,7 +62,7 @@ def prepare(script: Script, *, step: str) -> Prepared:
 
     try:
         found = tuple(scanner.statements(script.text))
-        directives = scanner.directives(script.text)
+        directives = [found for found in scanner.directives(script.text) if not scanner.is_allowance(found[1])]
     except scanner.ScanError as exc:
         refuse(exc.offset, exc.message, exc.hint)
         raise AssertionError("refused") from exc
@@ -71,7 +71,7 @@ def prepare(script: Script, *, step: str) -> Prepared:
             refuse(
                 offset,
                 "'holdfast: %s' is not known here" % words,
-                "Only '-- holdfast: no-transaction' is, at the top of a step up or down.",
+                "Known are 'no-transaction' at the top of a step up or down, and 'allow' for the lint.",
             )
     transactional = not directives
     for statement in found:

@@ -46,6 +46,7 @@ TOKEN = re.compile(
 BLOCK_COMMENT_EDGE = re.compile(r"/\*|\*/")
 DIRECTIVE = re.compile(r"--[ \t]*holdfast[ \t]*:(.*)", re.IGNORECASE)
 NO_TRANSACTION = "no-transaction"
+ALLOW = "allow"
 
 CREATE_CONCURRENTLY = re.compile(r"CREATE (?:UNIQUE )?INDEX CONCURRENTLY\b")
 
@@ -274,6 +275,11 @@ def directives(text: str) -> list[tuple[int, str]]:
             break
         position = match.end()
     return found
+
+
+def is_allowance(words: str) -> bool:
+    """Whether a directive tells the lint what is wanted, which does not concern the runner."""
+    return words.partition(" ")[0] == ALLOW
 
 
 def transaction_control(statement: Statement) -> str | None:

@@ -13,7 +13,7 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._migration.histo
     History,
     current_version,
 )
-from ansible_collections.holdfast.postgres.plugins.module_utils._migration.layouts import SourceFile, migrations
+from ansible_collections.holdfast.postgres.plugins.module_utils._migration.layouts import Script, SourceFile, migrations
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration.plan import plan_down, plan_up, prepare
 
 UP = "SELECT %d;"
@@ -203,3 +203,12 @@ def test_current_version_is_the_last_complete_one():
     assert current_version([]) is None
     entries = [Entry(version="1"), Entry(version="2"), Entry(version="3", state="partial")]
     assert current_version(entries) == "2"
+
+
+def test_what_the_lint_is_told_does_not_concern_the_runner():
+    prepared = prepare(
+        Script(path="/m/1_a.up.sql", text="-- holdfast: allow drop-cascade: wanted\nDROP TABLE a CASCADE"), step="up"
+    )
+    assert prepared.transactional
+    both = "-- holdfast: no-transaction\n-- holdfast: allow truncate-table\nVACUUM"
+    assert not prepare(Script(path="/m/1_a.up.sql", text=both), step="up").transactional
