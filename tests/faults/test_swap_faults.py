@@ -25,6 +25,9 @@ MAX_PAUSE_S = 5.0
 
 NUMBERS = itertools.count()
 
+#: What the server says to a new connection while the doors are closed, and while the names change as it comes in.
+REFUSALS = ("not currently accepting connections", "seems to have just been dropped or renamed")
+
 
 @pytest.fixture(scope="module")
 def lasting_stage() -> Iterator[Stage]:
@@ -199,10 +202,10 @@ def test_clients_that_connect_directly_in_a_tight_loop(stage: Stage, record_prop
     everybody = [*clients, *benches]
     noted(record_property, everybody, "clients connect directly in a tight loop", done=True)
     assert [client.errors for client in everybody] == [[]] * len(everybody)
-    # They are refused while the doors are closed, and lose nothing else.
+    # They are refused while the doors are closed, or in the instant of the exchange, and lose nothing else.
     refused = [error for stranger in strangers for error in stranger.errors]
-    others = [error for error in refused if "not currently accepting connections" not in error]
-    assert others == []
+    others = [error for error in refused if not any(reason in error for reason in REFUSALS)]
+    assert refused and others == []
     held = {generation: stage.written(name) for generation, name in stage.names().items()}
     for stranger in strangers:
         for generation, rows in stranger.acknowledged.items():
