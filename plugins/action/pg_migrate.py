@@ -13,7 +13,11 @@ from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
-from ansible_collections.holdfast.postgres.plugins.module_utils._migration.layouts import SourceFile, read_directories
+from ansible_collections.holdfast.postgres.plugins.module_utils._migration.layouts import (
+    SourceFile,
+    options_from,
+    read_directories,
+)
 
 
 class ActionModule(ActionBase):
@@ -26,7 +30,7 @@ class ActionModule(ActionBase):
         try:
             if not boolean(arguments.get("remote_src", False), strict=False):
                 directories = [self._directory(path) for path in _paths(arguments.get("source"))]
-                arguments["files"] = [_argument(file) for file in read_directories(directories)]
+                arguments["files"] = [_argument(f) for f in read_directories(directories, options_from(arguments))]
         except HoldfastError as exc:
             return {**result, "failed": True, "changed": False, "applied": [], **exc.as_result()}
         result.update(

@@ -14,7 +14,7 @@ description:
   - Brings a database to a version by running SQL files, and keeps a history of them in the database.
   - A migration is a directory C(<version>_<name>/) with C(up.sql) and, if wanted, C(down.sql) and C(verify.sql), or
     files C(<version>_<name>.up.sql), C(.down.sql) and C(.verify.sql). Versions such as V(0001), V(20240101120000) or
-    V(v1.10.0) compare as numbers.
+    V(v1.10.0) compare as numbers. Histories of Flyway, goose and Sqitch are run as they are, see O(layout).
   - Each file runs in one transaction together with its row in the history, so it is there whole or not at all,
     whenever the run ends.
   - "A file that begins with the line C(-- holdfast: no-transaction) runs statement by statement, and the history says
@@ -34,6 +34,44 @@ options:
     description: The database to migrate.
     type: str
     required: true
+  layout:
+    description:
+      - How the files are named and what belongs together. RV(layout) tells what was found.
+      - V(auto) goes by the names, and refuses files of several layouts. The first two may be mixed.
+      - V(directories), as of Diesel, C(<version>_<name>/up.sql) with C(down.sql) and C(verify.sql).
+      - V(golang-migrate), C(<version>_<name>.up.sql) with C(.down.sql) and C(.verify.sql).
+      - V(flyway), C(V1.2__name.sql) with C(U1.2__name.sql), and C(R__name.sql), which runs after all others and again
+        whenever it changed.
+      - V(goose), C(<version>_<name>.sql) with lines C(-- +goose Up) and C(-- +goose Down).
+      - V(sqitch), the changes of C(sqitch.plan) in its order, with files in C(deploy), C(revert) and C(verify).
+    type: str
+    choices: [auto, directories, golang-migrate, flyway, goose, sqitch]
+    default: auto
+  include:
+    description:
+      - Which SQL files to consider; all by default.
+      - A pattern is the end of a name when it begins with a dot, such as V(.postgres.sql); a regular expression after
+        V(~); otherwise a glob, of the path below O(source) if it has a slash.
+    type: list
+    elements: str
+    default: []
+  prefer:
+    description:
+      - Dialects, such as V(postgres), that files may have in their names, as C(0001_x.up.postgres.sql) has.
+      - Of files that are the same step the first one of this list counts, then one without dialect. A step that is
+        there for other database systems alone is refused.
+    type: list
+    elements: str
+    default: []
+  no_transaction_pattern:
+    description:
+      - Which files run outside a transaction, beside those that say so themselves. A pattern as in O(include).
+      - The mark of a pattern such as V(.notx.sql) is no part of the migration's name.
+    type: str
+  placeholders:
+    description: Values for Flyway's placeholders C(${name}). A file with another placeholder is refused.
+    type: dict
+    default: {}
   source:
     description:
       - Directories of migrations, which are merged.
@@ -289,6 +327,11 @@ history:
     statements_total:
       description: How many statements the file has.
       type: int
+layout:
+  description: The layout of the files, such as V(flyway) or V(directories+golang-migrate); none without files.
+  returned: always
+  type: str
+  sample: golang-migrate
 current_version:
   description: The version that was applied last and is complete; none when there is none.
   returned: always
@@ -359,7 +402,11 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._core.argspec im
 )
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration.layouts import (
+    AUTO,
+    LAYOUTS,
+    Options,
     SourceFile,
+    options_from,
     read_directories,
 )
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration.runner import Settings, migrate
@@ -382,6 +429,11 @@ def argument_spec() -> dict[str, dict[str, Any]]:
     """Return the options of the module."""
     return {
         "database": {"type": "str", "required": True},
+        "layout": {"type": "str", "choices": [AUTO, *LAYOUTS], "default": AUTO},
+        "include": {"type": "list", "elements": "str", "default": []},
+        "prefer": {"type": "list", "elements": "str", "default": []},
+        "no_transaction_pattern": {"type": "str"},
+        "placeholders": {"type": "dict", "default": {}},
         "source": {"type": "list", "elements": "path", "default": []},
         "remote_src": {"type": "bool", "default": False},
         "files": {
@@ -407,10 +459,10 @@ def argument_spec() -> dict[str, dict[str, Any]]:
     }
 
 
-def files_from(params: dict[str, Any]) -> list[SourceFile]:
+def files_from(params: dict[str, Any], options: Options) -> list[SourceFile]:
     """Return the files of the directories, read here or by the action plugin."""
     if params["remote_src"] or params["files"] is None:
-        return read_directories(params["source"])
+        return read_directories(params["source"], options)
     try:
         return [SourceFile(path=f["path"], content=base64.b64decode(f["content"])) for f in params["files"]]
     except binascii.Error as exc:
@@ -426,10 +478,12 @@ def main() -> None:
     module = AnsibleModule(argument_spec={**connection_argument_spec(), **argument_spec()}, supports_check_mode=True)
     module.add_path_info = lambda result: result  # RV(path) names a file of the controller
     with failures_reported(module):
+        options = options_from(module.params)
         result = migrate(
             server=server_from(module.params),
             database=module.params["database"],
-            files=files_from(module.params),
+            files=files_from(module.params, options),
+            options=options,
             state=module.params["state"],
             settings=Settings(**{name: module.params[name] for name in SETTINGS}),
             check=module.check_mode,

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection import check_name
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
-from ansible_collections.holdfast.postgres.plugins.module_utils._migration.layouts import Key, version_key
+from ansible_collections.holdfast.postgres.plugins.module_utils._migration.layouts import (
+    Key,
+    is_repeatable,
+    version_key,
+)
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration.statements import identifier
 
 with contextlib.suppress(ImportError):  # reported by connection.require_driver()
@@ -50,7 +54,7 @@ NAME_PARTS = re.compile(r'(?:("(?:[^"]|"")+"|[^".\s]+)\.)?("(?:[^"]|"")+"|[^".\s
 
 @dataclass(frozen=True)
 class Entry:
-    """One row of the history; ``key`` is None for a version that is no number."""
+    """One row of the history; ``key`` is the place of its version, None for one that the layout does not know."""
 
     version: str
     description: str | None = None
@@ -64,17 +68,16 @@ class Entry:
     statements_total: int | None = None
     down_checksum: str | None = None
     statement_started: int | None = None
-
-    @property
-    def key(self) -> Key | None:
-        """The version as numbers."""
-        return version_key(self.version)
+    key: Key | None = None
 
 
 class History:
-    """The history table of one database; ``name`` may be qualified and quoted as in SQL."""
+    """The history table of one database; ``name`` may be qualified and quoted as in SQL.
 
-    def __init__(self, name: str) -> None:
+    ``key`` gives versions their places.
+    """
+
+    def __init__(self, name: str, *, key: Callable[[str], Key | None] = version_key) -> None:
         match = NAME_PARTS.fullmatch(name.strip())
         if match is None:
             raise HoldfastError(
@@ -86,6 +89,7 @@ class History:
         self.schema = check_name(identifier(schema or "public"), what="schema")
         self.table = check_name(identifier(table), what="table")
         self.relation = sql.Identifier(self.schema, self.table)
+        self.key = key
         self.columns: dict[str, str] = {}
 
     def __str__(self) -> str:
@@ -136,7 +140,7 @@ class History:
         for *row, rank in cursor.fetchall():
             values = dict(zip(COLUMNS, row))
             values["state"] = values["state"] or APPLIED
-            entries.append((rank, Entry(**values)))
+            entries.append((rank, Entry(**values, key=self.key(values["version"]))))
         # Rows of one moment, as a script may have written them, count in the order of their versions.
         entries.sort(key=lambda ranked: (ranked[0], ranked[1].key or ()))
         return [entry for _rank, entry in entries]
@@ -220,5 +224,9 @@ def _not_null(name: str) -> str:
 
 
 def current_version(entries: Iterable[Entry]) -> str | None:
-    """Return the version that was completed last, or None. ``entries`` are in the order of their application."""
-    return next((entry.version for entry in reversed(list(entries)) if entry.state == APPLIED), None)
+    """Return the version that was completed last, or None. ``entries`` are in the order of their application.
+
+    What runs again whenever it changed is no version.
+    """
+    complete = [entry for entry in entries if entry.state == APPLIED and not is_repeatable(entry.key)]
+    return complete[-1].version if complete else None

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Optional
 
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration import statements as scanner
@@ -22,9 +23,13 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._migration.layou
     Migration,
     Script,
     invalid,
+    is_repeatable,
     version_key,
 )
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration.statements import Statement
+
+#: Gives a version, as the history or an operator writes it, its place among the others.
+VersionKey = Callable[[str], Optional[Key]]
 
 HINT_NO_TRANSACTION = "Put the line '-- holdfast: no-transaction' at the top of the file, or move the statement to one."
 
@@ -60,6 +65,8 @@ def prepare(script: Script, *, step: str) -> Prepared:
     def refuse(offset: int, reason: str, hint: str) -> None:
         invalid(script.path, reason, hint, line=scanner.place(script.text, offset)[0])
 
+    if script.problem is not None:
+        invalid(script.path, script.problem.reason, script.problem.hint, line=script.problem.line)
     try:
         found = tuple(scanner.statements(script.text))
         directives = [found for found in scanner.directives(script.text) if not scanner.is_allowance(found[1])]
@@ -73,7 +80,7 @@ def prepare(script: Script, *, step: str) -> Prepared:
                 "'holdfast: %s' is not known here" % words,
                 "Known are 'no-transaction' at the top of a step up or down, and 'allow' for the lint.",
             )
-    transactional = not directives
+    transactional = not directives and script.transactional is not False
     for statement in found:
         control = scanner.transaction_control(statement)
         if control is not None:
@@ -111,14 +118,18 @@ def plan_up(
     target_version: str | None,
     allow_out_of_order: bool,
     allow_missing: bool,
+    key: VersionKey = version_key,
 ) -> list[Step]:
     """Return what is pending, oldest first, up to and including ``target_version``.
+
+    What runs again whenever it changed comes last, and not while ``target_version`` keeps other migrations pending.
+    ``key`` gives versions their places.
 
     Raises `HoldfastError` with the codes ``migration_missing``, ``migration_changed``, ``migration_out_of_order``,
     ``migration_invalid``, ``migration_failed`` (one is half-way down) and ``option_invalid``.
     """
     recorded = _by_key(entries)
-    target = _target(target_version, known={m.key for m in migrations} | set(recorded))
+    target = _target(target_version, known={m.key for m in migrations} | set(recorded), key=key)
     for entry in entries:
         if entry.state == REVERTING:
             raise HoldfastError(
@@ -132,8 +143,8 @@ def plan_up(
     if not allow_missing:
         _refuse_missing(migrations, entries)
     refuse_changed(migrations, recorded)
-    pending = [m for m in migrations if m.key not in recorded or recorded[m.key].state == PARTIAL]
-    newest = max((key for key in recorded), default=None)
+    pending = [m for m in migrations if _is_pending(m, recorded.get(m.key))]
+    newest = max((place for place in recorded if not is_repeatable(place)), default=None)
     late = [m for m in pending if m.key not in recorded and newest is not None and m.key < newest]
     if late and not allow_out_of_order:
         raise HoldfastError(
@@ -147,10 +158,29 @@ def plan_up(
             hint="Give it a version above the newest, or set allow_out_of_order if the order does not matter.",
             paths=[m.up.path for m in late],
         )
-    return [_step(m, recorded.get(m.key)) for m in pending if target is None or m.key <= target]
+    wanted = [m for m in pending if target is None or m.key <= target]
+    if len(wanted) == sum(not m.repeatable for m in pending):
+        wanted = pending
+    return [_step(m, entry if entry and entry.state == PARTIAL else None) for m, entry in _with(wanted, recorded)]
 
 
-def plan_down(*, migrations: Sequence[Migration], entries: Sequence[Entry], target_version: str | None) -> list[Step]:
+def _is_pending(migration: Migration, entry: Entry | None) -> bool:
+    if entry is None or entry.state == PARTIAL:
+        return True
+    return migration.repeatable and entry.checksum != migration.up.checksum
+
+
+def _with(migrations: Sequence[Migration], recorded: Mapping[Key, Entry]) -> list[tuple[Migration, Entry | None]]:
+    return [(migration, recorded.get(migration.key)) for migration in migrations]
+
+
+def plan_down(
+    *,
+    migrations: Sequence[Migration],
+    entries: Sequence[Entry],
+    target_version: str | None,
+    key: VersionKey = version_key,
+) -> list[Step]:
     """Return what is newer than ``target_version``, in the reverse of the order in which it was applied.
 
     Raises `HoldfastError` with the codes ``option_invalid``, ``migration_irreversible``, ``migration_changed`` and
@@ -163,9 +193,11 @@ def plan_down(*, migrations: Sequence[Migration], entries: Sequence[Entry], targ
             hint='Name a version of the history, or "0" to revert everything.',
         )
     recorded = _by_key(entries)
-    target = None if target_version == "0" else _target(target_version, known=set(recorded))
+    target = None if target_version == "0" else _target(target_version, known=set(recorded), key=key)
     known = {migration.key: migration for migration in migrations}
     newer = [e for e in reversed(entries) if e.key is not None and (target is None or e.key > target)]
+    if all(is_repeatable(entry.key) for entry in newer):
+        newer = []
     # What is half-way stands at the end of time, whatever its row says.
     newer.sort(key=lambda entry: entry.state == APPLIED)
     irreversible = []
@@ -176,7 +208,7 @@ def plan_down(*, migrations: Sequence[Migration], entries: Sequence[Entry], targ
         elif migration.down is None:
             irreversible.append("%s (%s has no down file beside it)" % (entry.version, migration.up.path))
     if target is None:
-        irreversible += ["%s (its version is no number)" % e.version for e in entries if e.key is None]
+        irreversible += ["%s (the layout knows no such version)" % e.version for e in entries if e.key is None]
     if irreversible:
         raise HoldfastError(
             code="migration_irreversible",
@@ -202,17 +234,17 @@ def _by_key(entries: Sequence[Entry]) -> dict[Key, Entry]:
     return {entry.key: entry for entry in entries if entry.key is not None}
 
 
-def _target(target_version: str | None, *, known: set[Key]) -> Key | None:
+def _target(target_version: str | None, *, known: set[Key], key: VersionKey) -> Key | None:
     if not target_version:
         return None
-    key = version_key(target_version)
-    if key is None or key not in known:
+    place = key(target_version)
+    if place is None or place not in known or is_repeatable(place):
         raise HoldfastError(
             code="option_invalid",
             msg="target_version %r is not the version of any migration." % target_version,
             hint="Run the task with state=status to see the versions; quote versions in YAML, 1.10 is the number 1.1.",
         )
-    return key
+    return place
 
 
 def _refuse_missing(migrations: Sequence[Migration], entries: Sequence[Entry]) -> None:
@@ -238,7 +270,7 @@ def refuse_changed(migrations: Sequence[Migration], recorded: Mapping[Key, Entry
             continue
         if entry.state == PARTIAL:
             _refuse_changed_prefix(entry, prepare(migration.up, step="up"))
-        elif entry.state == APPLIED and entry.checksum != migration.up.checksum:
+        elif entry.state == APPLIED and entry.checksum != migration.up.checksum and not migration.repeatable:
             changed.append((migration, entry.checksum))
     if not changed:
         return

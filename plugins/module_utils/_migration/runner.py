@@ -31,10 +31,12 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._migration.histo
     current_version,
 )
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration.layouts import (
+    Found,
     Migration,
+    Options,
     Script,
     SourceFile,
-    migrations,
+    find,
 )
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration.locks import (
     APPLICATION_NAME,
@@ -102,6 +104,7 @@ def migrate(
     files: Sequence[SourceFile],
     state: str,
     settings: Settings,
+    options: Options = Options(),  # noqa: B008
     check: bool = False,
 ) -> dict[str, Any]:
     """Bring ``database`` to ``state`` (``status``, ``applied`` or ``reverted``) and return the module's result.
@@ -111,18 +114,18 @@ def migrate(
     """
     require_driver()
     try:
-        return _migrate(server=server, database=database, files=files, state=state, settings=settings, check=check)
+        _check_settings(settings)
+        found = find(files, options)
+        return _migrate(server=server, database=database, found=found, state=state, settings=settings, check=check)
     except HoldfastError as exc:
         exc.details = {"applied": [], "reverted": [], **exc.details}
         raise
 
 
 def _migrate(
-    *, server: Server, database: str, files: Sequence[SourceFile], state: str, settings: Settings, check: bool
+    *, server: Server, database: str, found: Found, state: str, settings: Settings, check: bool
 ) -> dict[str, Any]:
-    _check_settings(settings)
-    found = migrations(files)
-    history = History(settings.history_table)
+    history = History(settings.history_table, key=found.key)
     if state == "status":
         with server.session(database, application_name=APPLICATION_NAME) as connection, connection.cursor() as cursor:
             cursor.execute("BEGIN READ ONLY")
@@ -145,7 +148,12 @@ def _migrate(
                 run.pending = _up(run)
                 steps = run.pending
             else:
-                steps = plan_down(migrations=found, entries=entries, target_version=settings.target_version)
+                steps = plan_down(
+                    migrations=found.migrations,
+                    entries=entries,
+                    target_version=settings.target_version,
+                    key=found.key,
+                )
             if check:
                 run.predicted = steps
                 if state == "reverted":
@@ -173,8 +181,9 @@ def _check_settings(settings: Settings) -> None:
 
 def _up(run: _Run) -> list[Step]:
     return plan_up(
-        migrations=run.found,
+        migrations=run.found.migrations,
         entries=run.entries,
+        key=run.found.key,
         target_version=run.settings.target_version,
         allow_out_of_order=run.settings.allow_out_of_order,
         allow_missing=run.settings.allow_missing,
@@ -208,7 +217,7 @@ class _Run:
     """What one call knows and has done so far."""
 
     database: str
-    found: list[Migration]
+    found: Found
     history: History
     settings: Settings
     entries: list[Entry]
@@ -240,13 +249,14 @@ class _Run:
         elif self.predicted:
             after += [step.migration.version for step in self.predicted]
         target = self.settings.target_version
-        if not target and self.found:
-            target = self.found[-1].version
+        if not target:
+            target = next((m.version for m in reversed(self.found.migrations) if not m.repeatable), None)
         return {
             "changed": bool(self.applied or self.reverted or self.predicted),
             "applied": self.applied,
             "reverted": self.reverted,
             "pending": [_listed(step) for step in self.pending if step.migration.version not in done],
+            "layout": self.found.layout,
             "current_version": current_version(self.entries),
             "target": target,
             "partial": any(entry.state != APPLIED for entry in self.entries),
@@ -335,6 +345,7 @@ class _Worker:
             migration = step.migration
             entry = Entry(
                 version=step.entry.version if step.entry else migration.version,
+                key=migration.key,
                 description=migration.description,
                 checksum=migration.up.checksum,
                 deployment_id=self.settings.deployment_id,

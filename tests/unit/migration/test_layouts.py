@@ -71,7 +71,7 @@ def test_what_is_no_version_has_no_key(text):
         "/m/1_.up.sql",
         "/m/1-name.up.sql",
         "/m/0001_name.sql",
-        "/m/V1__name.sql",
+        "/m/beforeMigrate.sql",
         "/m/init/up.sql",
         "/m/1_name/other.sql",
         "/m/1_name.down.sql",

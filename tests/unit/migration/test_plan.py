@@ -13,7 +13,12 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._migration.histo
     History,
     current_version,
 )
-from ansible_collections.holdfast.postgres.plugins.module_utils._migration.layouts import Script, SourceFile, migrations
+from ansible_collections.holdfast.postgres.plugins.module_utils._migration.layouts import (
+    Script,
+    SourceFile,
+    migrations,
+    version_key,
+)
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration.plan import plan_down, plan_up, prepare
 
 UP = "SELECT %d;"
@@ -30,9 +35,14 @@ def files(*versions, down=True, **texts):
     return migrations(found)
 
 
+def recorded(*, version, **columns):
+    """A row of the history as it is read."""
+    return Entry(version=version, key=version_key(version), **columns)
+
+
 def applied(*versions):
     checksums = {m.version: m.up.checksum for m in files(*versions)}
-    return [Entry(version=version, checksum=checksums[version]) for version in versions]
+    return [recorded(version=version, checksum=checksums[version]) for version in versions]
 
 
 def up(found, entries, **options):
@@ -56,7 +66,7 @@ def test_everything_is_pending_without_a_history():
 
 
 def test_what_is_applied_is_not_pending_however_its_version_is_written():
-    assert up(files("0001", "0002"), [Entry(version="v1.0")]) == ["0002"]
+    assert up(files("0001", "0002"), [recorded(version="v1.0")]) == ["0002"]
 
 
 def test_target_version_is_the_last_to_be_applied():
@@ -79,13 +89,13 @@ def test_changed_file_is_refused_with_both_checksums():
 
 
 def test_row_without_checksum_is_accepted():
-    assert up(files("1", "2", v1="SELECT 9;"), [Entry(version="1")]) == ["2"]
+    assert up(files("1", "2", v1="SELECT 9;"), [recorded(version="1")]) == ["2"]
 
 
 def test_missing_file_is_refused_unless_allowed():
     assert refused(up, files("2"), applied("1")).code == "migration_missing"
     assert up(files("2"), applied("1"), allow_missing=True) == ["2"]
-    assert refused(up, files("2"), [Entry(version="baseline")]).code == "migration_missing"
+    assert refused(up, files("2"), [recorded(version="baseline")]).code == "migration_missing"
 
 
 def test_pending_migration_that_is_older_than_the_newest_is_refused_unless_allowed():
@@ -102,7 +112,7 @@ def stopped(text, done, *, state="partial"):
     """The row of a file without transaction that stopped after ``done`` statements of ``text``."""
     (migration,) = files("1", v1=NO_TRANSACTION + text)
     checksum = prepare(migration.up, step="up").prefix_checksum(done)
-    return Entry(version="1", checksum=checksum, state=state, statements_done=done)
+    return recorded(version="1", checksum=checksum, state=state, statements_done=done)
 
 
 def test_file_that_stopped_is_pending_and_may_be_mended_after_where_it_stopped():
@@ -138,7 +148,7 @@ def test_reverting_needs_a_target(target):
 
 def test_all_migrations_without_a_way_back_are_named():
     found = [*files("1"), *files("2", "3", down=False)]
-    error = refused(down, found, [*applied("1", "2", "3"), Entry(version="4")], "0")
+    error = refused(down, found, [*applied("1", "2", "3"), recorded(version="4")], "0")
     assert error.code == "migration_irreversible"
     assert all(name in error.msg for name in ("2 (/m/2_x.up.sql", "3 (/m/3_x.up.sql", "4 (its files are missing"))
     assert "1 (" not in error.msg
@@ -201,7 +211,7 @@ def test_what_is_no_table_name_is_refused(name):
 
 def test_current_version_is_the_last_complete_one():
     assert current_version([]) is None
-    entries = [Entry(version="1"), Entry(version="2"), Entry(version="3", state="partial")]
+    entries = [recorded(version="1"), recorded(version="2"), recorded(version="3", state="partial")]
     assert current_version(entries) == "2"
 
 
