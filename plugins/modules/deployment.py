@@ -225,6 +225,11 @@ options:
     description: The most deployments to list. Rollback points are always listed completely.
     type: int
     default: 20
+  listed:
+    description:
+      - With V(opened), return what V(listed) would as well, so that an emergency asks the ledger once.
+    type: bool
+    default: false
 author:
   - Holdfast maintainers (@holdfast)
 """
@@ -334,7 +339,7 @@ deployments:
   description: Deployments, newest first, at most O(limit).
   type: list
   elements: dict
-  returned: when O(state=listed)
+  returned: when O(state=listed) or O(listed)
   contains: *deployment
 rollback_points:
   description:
@@ -342,7 +347,7 @@ rollback_points:
       C(deployment_id) is always that of the deployment that the point undoes.
   type: list
   elements: dict
-  returned: when O(state=listed)
+  returned: when O(state=listed) or O(listed)
 ledger:
   description: Where the record is, V(database) or V(journal), or V(nowhere) without O(must_record).
   type: str
@@ -447,6 +452,7 @@ def main() -> None:
             "exclusive": {"type": "bool", "default": False},
             "stale_after_s": {"type": "float", "default": 21600},
             "limit": {"type": "int", "default": 20},
+            "listed": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )

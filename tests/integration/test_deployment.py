@@ -207,6 +207,18 @@ def test_newest_is_listed_first_and_no_more_than_the_limit(call):
     assert [deployment["id"] for deployment in listed] == ids[:0:-1]
 
 
+@pytest.mark.parametrize("check_mode", [False, True])
+def test_opening_lists_the_others_where_an_emergency_asks_for_them(call, check_mode):
+    first = open_one(call)
+    call("recorded", deployment_id=first, live_database="app", rollback_point={"kind": "archive", "archive_id": "x"})
+    opened = call("opened", live_database="app", kind="rollback", listed=True, check_mode=check_mode)
+    listed = call("listed", live_database="app")
+    assert opened["deployment"]["kind"] == "rollback"
+    assert opened["deployments"] == listed["deployments"]
+    assert opened["rollback_points"] == listed["rollback_points"] != []
+    assert "rollback_points" not in call("opened", live_database="app", kind="rollback")
+
+
 def test_unknown_id_is_refused_and_check_mode_predicts(call):
     call("opened", live_database="app")
     for state in ("recorded", "closed", "listed"):

@@ -239,11 +239,16 @@ def record_deployment(
         deployment_id = deployment_id or new_id(now)
         record = build_record(options, deployment_id=deployment_id, now=now)
     try:
-        return _recorded(ledger, options, record, deployment_id=deployment_id, live_database=live_database, now=now)
+        answer = _recorded(ledger, options, record, deployment_id=deployment_id, live_database=live_database, now=now)
     except HoldfastError as exc:
         if exc.code not in ("ledger_unavailable", "deployment_not_found") or options.get("must_record", True):
             raise
-        return _nowhere(ledger, record, exc)
+        answer = _nowhere(ledger, record, exc)
+    if state == "opened" and options.get("listed"):
+        listing = {**options, "state": "listed", "deployment_id": None}
+        others = record_deployment(listing, server=server, now=now, check_mode=check_mode)
+        answer.update({key: others[key] for key in ("deployments", "rollback_points")})
+    return answer
 
 
 def _recorded(
