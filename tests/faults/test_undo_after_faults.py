@@ -77,6 +77,10 @@ def in_background(job: Job, playbook: str) -> tuple[threading.Thread, dict[str, 
     return thread, outcome
 
 
+#: The state of a connection in /proc/net/tcp.
+ESTABLISHED = "01"
+
+
 def client_of(job: Job, query: str) -> int:
     """The process that runs a query, by the port that it calls from."""
     (port,) = eventually(
@@ -87,11 +91,11 @@ def client_of(job: Job, query: str) -> int:
         ),
         timeout_s=60,
     )[0]
-    # Sockets by inode: what listens is the server's end, what calls from that port is the client's.
-    local = ":%04X" % port
+    # By the inode of the socket that calls; closed connections to others may linger at the same port.
+    calls = ":%04X" % port, ":%04X" % job.server.port, ESTABLISHED
     for line in pathlib.Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]:
         fields = line.split()
-        if fields[1].endswith(local):
+        if (fields[1][-5:], fields[2][-5:], fields[3]) == calls:
             inode = "socket:[%s]" % fields[9]
             break
     else:
