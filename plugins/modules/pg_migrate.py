@@ -101,14 +101,29 @@ options:
       - V(applied) runs what is pending.
       - V(reverted) runs the steps down of what is newer than O(target_version), newest first.
       - V(status) lists what is applied and pending. It fails where V(applied) would refuse to begin.
+      - V(baseline) records as applied, without running it, what a database had before this history began, by
+        O(target_version) or O(adopt). It changes nothing when all of that is recorded, and fails when something else
+        is.
     type: str
-    choices: [applied, reverted, status]
+    choices: [applied, baseline, reverted, status]
     default: applied
   target_version:
     description:
       - The version to stop at. Quote it, since YAML reads 1.10 as the number 1.1.
       - With O(state=applied), the newest version by default; migrations above it stay as they are.
       - With O(state=reverted) it is required, and V(0) reverts everything.
+      - With O(state=baseline), the newest version that the database has.
+    type: str
+  adopt:
+    description:
+      - The history of another tool that has migrated this database, to begin this history with. The name of its table,
+        with a schema if it is in several, or V(auto) for the only one of V(flyway_schema_history),
+        V(schema_migrations) of golang-migrate or Rails, V(goose_db_version), V(__diesel_schema_migrations) and
+        V(sqitch.changes).
+      - It is refused while a version in it is dirty or failed, and when its versions, or the checksums that Flyway and
+        Sqitch keep, are not those of the files. O(allow_missing) and O(allow_out_of_order) apply.
+      - With O(state=applied) and O(state=status) it matters while the history is empty. Without it they refuse a
+        database that has such a table with rows in it; V(none) says that it has nothing to do with these files.
     type: str
   history_table:
     description:
@@ -165,6 +180,13 @@ EXAMPLES = r"""
     source: [migrations]
     state: status
   register: migrations
+
+- name: Take over a database that Flyway has migrated
+  holdfast.postgres.pg_migrate:
+    database: rently_lending
+    source: [db/migration]
+    state: baseline
+    adopt: flyway_schema_history
 
 - name: Go back to version 1
   holdfast.postgres.pg_migrate:
@@ -252,6 +274,21 @@ applied:
             query:
               description: The beginning of its current or last statement.
               type: str
+recorded:
+  description: What was recorded as applied without being run, in order. In check mode what would be.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    version:
+      description: The version as in the file's name.
+      type: str
+    description:
+      description: What it is.
+      type: str
+    path:
+      description: The file of the step up.
+      type: str
 reverted:
   description: The migrations that were reverted, in that order, as in RV(applied). In check mode those that would be.
   returned: always
@@ -422,6 +459,7 @@ SETTINGS = (
     "allow_out_of_order",
     "allow_missing",
     "role",
+    "adopt",
 )
 
 
@@ -445,8 +483,9 @@ def argument_spec() -> dict[str, dict[str, Any]]:
                 "content": {"type": "str", "required": True, "no_log": True},
             },
         },
-        "state": {"type": "str", "choices": ["applied", "reverted", "status"], "default": "applied"},
+        "state": {"type": "str", "choices": ["applied", "baseline", "reverted", "status"], "default": "applied"},
         "target_version": {"type": "str"},
+        "adopt": {"type": "str"},
         "history_table": {"type": "str", "default": "public.schema_version"},
         "deployment_id": {"type": "str"},
         "lock_timeout_ms": {"type": "int", "default": 2000},

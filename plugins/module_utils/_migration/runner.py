@@ -20,6 +20,7 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection
     require_driver,
 )
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
+from ansible_collections.holdfast.postgres.plugins.module_utils._migration import adoption
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration import statements as scanner
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration.failure import StatementFailed, clean
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration.history import (
@@ -95,6 +96,7 @@ class Settings:
     allow_out_of_order: bool = False
     allow_missing: bool = False
     role: str | None = None
+    adopt: str | None = None
 
 
 def migrate(
@@ -107,7 +109,9 @@ def migrate(
     options: Options = Options(),  # noqa: B008
     check: bool = False,
 ) -> dict[str, Any]:
-    """Bring ``database`` to ``state`` (``status``, ``applied`` or ``reverted``) and return the module's result.
+    """Bring ``database`` to ``state`` and return the module's result.
+
+    States are ``status``, ``applied``, ``reverted`` and ``baseline``.
 
     Durations are in milliseconds. Raises `HoldfastError`; what was done before is in its details, under the keys
     of the result.
@@ -131,11 +135,13 @@ def _migrate(
             cursor.execute("BEGIN READ ONLY")
             set_parameters(cursor, {"timezone": "UTC", "datestyle": "ISO"}, local=True)
             entries = history.read(cursor)
+            run = _Run(database=database, found=found, history=history, settings=settings, entries=entries)
+            with run.facts_in_failures():
+                run.recorded = adoption.listed(_adopt(run, cursor, state=state), found)
             cursor.execute("COMMIT")
-        run = _Run(database=database, found=found, history=history, settings=settings, entries=entries)
         with run.facts_in_failures():
             run.pending = _up(run)
-        return {**run.result(), "history": [_row(entry) for entry in entries]}
+        return {**run.result(), "changed": False, "history": [_row(entry) for entry in entries]}
 
     with runner_lock(server=server, database=database) as lock:
         refuse_standby(lock.connection)
@@ -144,16 +150,23 @@ def _migrate(
             entries = history.read(cursor)
         run = _Run(database=database, found=found, history=history, settings=settings, entries=entries)
         with run.facts_in_failures():
+            with lock.connection.cursor() as cursor:
+                rows = _adopt(run, cursor, state=state)
+            steps: list[Step] = []
             if state == "applied":
                 run.pending = _up(run)
                 steps = run.pending
-            else:
+            elif state == "reverted":
                 steps = plan_down(
                     migrations=found.migrations,
                     entries=entries,
                     target_version=settings.target_version,
                     key=found.key,
                 )
+            if rows and not check:
+                with lock.connection.cursor() as cursor:
+                    adoption.record(cursor, history=history, rows=rows, lock_timeout_ms=settings.lock_timeout_ms)
+            run.recorded = adoption.listed(rows, found)
             if check:
                 run.predicted = steps
                 if state == "reverted":
@@ -177,6 +190,27 @@ def _check_settings(settings: Settings) -> None:
                 msg="%s is %d, which is not between 0 and %d." % (name, value, MAX_PARAMETER),
                 hint="Give a number of that range; 0 stands for no limit of time, and for no retry.",
             )
+
+
+def _adopt(run: _Run, cursor: Cursor, *, state: str) -> list[Entry]:
+    """Return what the database has had before this history began, which is to be recorded."""
+    settings = run.settings
+    rows: list[Entry] = []
+    if state == "baseline" or (state != "reverted" and settings.adopt not in (None, adoption.NONE) and not run.entries):
+        rows = adoption.rows_to_record(
+            cursor=cursor,
+            found=run.found,
+            history=run.history,
+            entries=run.entries,
+            target_version=settings.target_version if state == "baseline" else None,
+            adopt=settings.adopt,
+            allow_missing=settings.allow_missing,
+            allow_out_of_order=settings.allow_out_of_order,
+        )
+        run.entries = [*run.entries, *rows]
+    elif state != "reverted" and settings.adopt != adoption.NONE and not run.entries:
+        adoption.refuse_unknown_history(cursor, history=run.history, found=run.found)
+    return rows
 
 
 def _up(run: _Run) -> list[Step]:
@@ -225,6 +259,7 @@ class _Run:
     predicted: list[Step] = field(default_factory=list)
     applied: list[dict[str, Any]] = field(default_factory=list)
     reverted: list[dict[str, Any]] = field(default_factory=list)
+    recorded: list[dict[str, Any]] = field(default_factory=list)
     before: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -252,7 +287,8 @@ class _Run:
         if not target:
             target = next((m.version for m in reversed(self.found.migrations) if not m.repeatable), None)
         return {
-            "changed": bool(self.applied or self.reverted or self.predicted),
+            "changed": bool(self.applied or self.reverted or self.predicted or self.recorded),
+            "recorded": self.recorded,
             "applied": self.applied,
             "reverted": self.reverted,
             "pending": [_listed(step) for step in self.pending if step.migration.version not in done],

@@ -149,6 +149,8 @@ class Found:
     migrations: list[Migration]
     #: The place of a version, as the history or an operator writes it, among the versions of this layout.
     key: Callable[[str], Key | None] = version_key
+    #: The project that a plan names.
+    project: str | None = None
 
 
 def invalid(path: str, reason: str, hint: str, *, line: int | None = None) -> NoReturn:

@@ -91,7 +91,7 @@ class Sqitch:
         by_path = {os.path.relpath(file.path, top): file for file in files}
         if CONFIGURATION in by_path:
             _check_configuration(by_path[CONFIGURATION].file)
-        changes = parse_plan(plans[0].file)
+        project, changes = parse_plan(plans[0].file)
         migrations = []
         for change in changes:
             base = _base(change, changes, by_path)
@@ -114,11 +114,11 @@ class Sqitch:
                     verify=scripts["verify"],
                 )
             )
-        return Found(self.name, migrations, _keys(changes).get)
+        return Found(self.name, migrations, _keys(changes).get, project)
 
 
-def parse_plan(file: SourceFile) -> list[Change]:
-    """Return the changes of a plan; raises `HoldfastError` for lines that cannot be understood and needs not met."""
+def parse_plan(file: SourceFile) -> tuple[str, list[Change]]:
+    """Return the project and the changes of a plan; raises `HoldfastError` for what does not hold in it."""
     changes: list[Change] = []
     known: dict[str, Change] = {}
     project = ""
@@ -160,7 +160,7 @@ def parse_plan(file: SourceFile) -> list[Change]:
         change = Change(name, len(changes) + 1, line, earlier.instance + 1 if earlier else 1, needs, note)
         changes.append(change)
         known[name] = change
-    return changes
+    return project, changes
 
 
 def _check_need(need: str, known: dict[str, Change], project: str, path: str, line: int) -> None:
