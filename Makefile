@@ -136,7 +136,7 @@ integration: prerequisites dev ## Integration tests against real servers [ARGS="
 	$(PYTEST) -n 2 --dist loadfile tests/integration $(ARGS)
 
 .PHONY: faults
-faults: dev ## Kills and outages in the middle of an undo [ARGS="-k ..."]
+faults: dev ## Kills, outages and a full disk in the middle of an undo (as root) [ARGS="-k ..."]
 	$(PYTEST) tests/faults $(ARGS)
 
 .PHONY: molecule

@@ -8,13 +8,22 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
+import pathlib
+import shutil
 import signal
+import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any, Callable
 
+import psycopg2
 import pytest
 
+from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
+from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.clone import clone_database
+from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.pause_length import Pause
 from tests.support.kills import LIVE, Bench, Client, Follower, Playbook, Stage, going_on
 from tests.support.pgbouncer import transaction_open
 from tests.support.server import embedded_bin_dir, eventually
@@ -210,3 +219,85 @@ def test_clients_that_connect_directly_in_a_tight_loop(stage: Stage, record_prop
     for stranger in strangers:
         for generation, rows in stranger.acknowledged.items():
             assert rows <= held[generation]
+
+
+#: What the live database has beside its few rows, and what its volume has room for beside two of that size.
+PADDING_BYTES = 100 * 1024 * 1024
+SPARE_BYTES = 16 * 1024 * 1024
+
+
+@pytest.fixture
+def small_volume(stage: Stage) -> Iterator[pathlib.Path]:
+    """A volume of its own for the live database, which is a good deal larger then."""
+    volume = stage.server.directory / "volume"
+    volume.mkdir()
+    size = "size=%d" % (3 * PADDING_BYTES)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(volume)], check=True)
+    try:
+        if stage.server.account is not None:
+            shutil.chown(volume, stage.server.account.pw_uid, stage.server.account.pw_gid)
+        stage.server.execute("CREATE TABLESPACE small LOCATION '%s'" % volume)
+        move(stage, "small")
+        stage.server.execute(
+            "CREATE TABLE padding AS SELECT repeat('x', 1000) FROM generate_series(1, %s)",
+            (PADDING_BYTES // 1024,),
+            database=LIVE,
+        )
+        yield volume
+        stage.server.execute("DROP TABLE padding", database=LIVE)
+        move(stage, "pg_default")
+        stage.server.execute("DROP TABLESPACE small")
+    finally:
+        subprocess.run(["umount", "--lazy", str(volume)], check=True)
+
+
+def move(stage: Stage, tablespace: str) -> None:
+    """Move the live database to a tablespace, as soon as the poolers have left it."""
+
+    def moved() -> bool:
+        with contextlib.suppress(psycopg2.errors.ObjectInUse):
+            stage.server.execute("ALTER DATABASE %s SET TABLESPACE %s" % (LIVE, tablespace))
+            return True
+        return False
+
+    for pooler in stage.poolers:
+        pooler.ask("RECONNECT")
+    eventually(moved)
+
+
+def fill_when_a_copy_begins(volume: pathlib.Path) -> None:
+    """Leave no room on the volume as soon as it holds a second database."""
+    (version,) = volume.glob("PG_*")
+    eventually(lambda: len(list(version.iterdir())) > 1, interval_s=0.0005)
+    with (volume / "somebody's log").open("wb") as file, contextlib.suppress(OSError):
+        while True:
+            os.posix_fallocate(file.fileno(), file.seek(0, os.SEEK_END), SPARE_BYTES // 8)
+
+
+def test_disk_that_fills_during_the_clone(stage: Stage, small_volume: pathlib.Path, record_property: Record) -> None:
+    free = shutil.disk_usage(small_volume).free
+    size = stage.server.execute("SELECT pg_database_size(%s)", (LIVE,))[0][0]
+    with (small_volume / "somebody's data").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, free - size - 2 * SPARE_BYTES)
+    thread = threading.Thread(target=fill_when_a_copy_begins, args=(small_volume,))
+    with stage.load(reconnect=True) as (clients, benches):
+        going_on(clients)
+        thread.start()
+        with pytest.raises(HoldfastError) as failure:
+            clone_database(
+                server=stage.server.server,
+                source=LIVE,
+                target="copy",
+                pause=Pause([pooler.address() for pooler in stage.poolers], MAX_PAUSE_S),
+            )
+        thread.join()
+        going_on(clients)
+    everybody = [*clients, *benches]
+    noted(record_property, everybody, "the disk fills during the clone", done=False)
+    assert failure.value.code == "destination_full", failure.value.msg
+    assert [client.errors for client in everybody] == [[]] * len(everybody)
+    assert max(client.longest_s for client in everybody) < MAX_PAUSE_S
+    # Nothing is left of the copy, not even its room.
+    assert len(list(next(small_volume.glob("PG_*")).iterdir())) == 1
+    theirs = sum(file.stat().st_blocks * 512 for file in small_volume.glob("somebody's *"))
+    assert shutil.disk_usage(small_volume).used - theirs < size + SPARE_BYTES
