@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import psycopg2
@@ -192,6 +193,24 @@ def test_direct_session_refuses_before_anybody_waits(pg18: TestServer, source: s
     assert refusal.value.code == "database_in_use" and "batch import" in refusal.value.msg
     assert not checked["possible"] and "batch import" in checked["reason"]
     assert max(client.longest_s for client in running) < 1
+
+
+def test_session_that_a_pooler_has_just_opened_is_nobody_else_s(
+    pg18: TestServer, source: str, poolers: list[TestPooler], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = clone.look_at_poolers
+    looks = []
+
+    def too_early(pause: Pause, *, database: str) -> Any:
+        looks.append(look(pause, database=database))
+        return replace(looks[-1], pids=frozenset()) if len(looks) == 1 else looks[-1]
+
+    monkeypatch.setattr(clone, "look_at_poolers", too_early)
+    with clients(poolers, source) as running:
+        result = copy(pg18, source, poolers)
+        assert flowing(running)
+    assert looks[0].pids and len(looks) == 2
+    assert result["changed"] and [client.errors for client in running] == [[]] * len(running)
 
 
 def test_transaction_that_does_not_end_refuses_and_everybody_goes_on(

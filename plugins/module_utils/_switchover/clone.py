@@ -196,10 +196,10 @@ def clone_database(
             dirty_bytes = 0 if plan.strategy == "wal_log" else _dirty_bytes(connection)
             plan = replace(plan, speed=_measured_speed(connection, plan, earlier), dirty_bytes=dirty_bytes)
         obstacles = _obstacles(connection, plan, strategy=strategy, min_free_bytes=min_free_bytes)
-        seen = PoolersSeen(limit_s=math.inf)
+        seen, answering = PoolersSeen(limit_s=math.inf), Pause()
         if pause.poolers:
             try:
-                seen = look_at_poolers(pause, database=source)
+                seen, answering = look_at_poolers(pause, database=source), pause
             except HoldfastError as exc:
                 obstacles.append(exc)
             if plan.expected_s + CANCEL_S > seen.limit_s:
@@ -230,7 +230,8 @@ def clone_database(
             "notices": [],
         }
         if check_mode:
-            sessions = _lingering(connection, plan.source, min(drain_timeout_s, PREDICTION_TIMEOUT_S), seen.pids)
+            pooled = _Pooled(answering, source, seen.pids)
+            sessions = _lingering(connection, plan.source, min(drain_timeout_s, PREDICTION_TIMEOUT_S), pooled)
             if sessions:
                 obstacles.append(in_use(sessions, waited_s=min(drain_timeout_s, PREDICTION_TIMEOUT_S), hint=HINT))
             return dict(
@@ -444,25 +445,42 @@ def _too_little_space(connection: Connection, plan: _Plan, min_free_bytes: int |
 
 
 def _lingering(
-    connection: Connection, source: Database, timeout_s: float, poolers: Collection[int] = ()
+    connection: Connection, source: Database, timeout_s: float, pooled: _Pooled | None = None
 ) -> list[Session]:
     """Wait until everybody who is in ``source`` now has left, and return who has not.
 
-    The processes ``poolers`` belong to poolers, which give them up when they are paused.
+    Sessions that are ``pooled`` do not count: their poolers give them up when they are paused.
 
     Who comes meanwhile does not count: where clients come and go, nobody has to leave for good, and the copy itself
     makes newcomers wait.
     """
     remaining: list[Session] = read_occupants(connection=connection, oids=[source.oid])
-    present = {(session.pid, session.backend_start) for session in remaining if session.pid not in poolers}
+    present = {(session.pid, session.backend_start) for session in remaining}
 
     def gone() -> bool:
         now = read_occupants(connection=connection, oids=[source.oid])
         remaining[:] = [session for session in now if (session.pid, session.backend_start) in present]
+        if pooled is not None:
+            remaining[:] = pooled.strangers(remaining)
         return not remaining
 
-    wait_until(gone, timeout_s=timeout_s)
+    wait_until(gone, timeout_s=timeout_s, interval_s=0.05 if pooled is None else 0.2)
     return remaining
+
+
+class _Pooled:
+    """Which sessions belong to poolers, who open new ones at any time."""
+
+    def __init__(self, pause: Pause, database: str, pids: Collection[int]) -> None:
+        self.pause = pause
+        self.database = database
+        self.pids = set(pids)
+
+    def strangers(self, sessions: Sequence[Session]) -> list[Session]:
+        """Return the sessions that no pooler knows; poolers are asked again before somebody is called a stranger."""
+        if any(session.pid not in self.pids for session in sessions):
+            self.pids |= look_at_poolers(self.pause, database=self.database).pids
+        return [session for session in sessions if session.pid not in self.pids]
 
 
 class _Copy:
@@ -514,7 +532,8 @@ class _Copy:
     ) -> list[dict[str, Any]]:
         """Run CREATE DATABASE with the poolers paused, resume them, and return what each of them did."""
         # Nobody shall wait for a copy that cannot begin because of somebody who came past the poolers.
-        strangers = _lingering(self.connection, self.plan.source, self.drain_timeout_s, seen.pids)
+        pooled = _Pooled(pause, self.plan.source.name, seen.pids)
+        strangers = _lingering(self.connection, self.plan.source, self.drain_timeout_s, pooled)
         if strangers:
             raise in_use(strangers, waited_s=self.drain_timeout_s, hint=HINT)
         self._checkpoint()
