@@ -44,9 +44,50 @@ options:
         whenever it changed.
       - V(goose), C(<version>_<name>.sql) with lines C(-- +goose Up) and C(-- +goose Down).
       - V(sqitch), the changes of C(sqitch.plan) in its order, with files in C(deploy), C(revert) and C(verify).
+      - V(command), a program that migrates by itself, such as Alembic, Rails or Django, see O(commands).
     type: str
-    choices: [auto, directories, golang-migrate, flyway, goose, sqitch]
+    choices: [auto, directories, golang-migrate, flyway, goose, sqitch, command]
     default: auto
+  commands:
+    description:
+      - How to run the program of O(layout=command), on the managed host and without a shell. V({target_version}) in an
+        argument stands for O(target_version).
+      - It finds the database by the variables of libpq, C(PGHOST), C(PGDATABASE), C(PGPASSFILE) and the others.
+        The time-outs and O(role) are in C(PGOPTIONS).
+      - RV(changed) tells whether the output of C(status) is another one afterwards. While the program runs, and after
+        it has failed, the history has a row that says so.
+    type: dict
+    suboptions:
+      up:
+        description: The program and its arguments that apply what is pending.
+        type: list
+        elements: str
+        default: []
+      down:
+        description: The program and its arguments that go back to O(target_version).
+        type: list
+        elements: str
+        default: []
+      status:
+        description:
+          - The program and its arguments that print what the database has, the version in the last line.
+          - It only looks, also in check mode, and prints the same as long as nothing is migrated.
+        type: list
+        elements: str
+        required: true
+      pending:
+        description:
+          - The program and its arguments that exit with 0 when nothing is pending, and with 1 when something is.
+          - Without it, something may always be pending.
+        type: list
+        elements: str
+        default: []
+      chdir:
+        description: The directory to run in.
+        type: path
+      timeout_s:
+        description: The longest time of each of them in seconds; no limit by default.
+        type: int
   include:
     description:
       - Which SQL files to consider; all by default.
@@ -180,6 +221,17 @@ EXAMPLES = r"""
     source: [migrations]
     state: status
   register: migrations
+
+- name: Apply what Alembic has pending
+  holdfast.postgres.pg_migrate:
+    database: rently_lending
+    layout: command
+    commands:
+      up: [alembic, upgrade, head]
+      down: [alembic, downgrade, "{target_version}"]
+      status: [alembic, current]
+      pending: [alembic, current, --check-heads]
+      chdir: /srv/rently
 
 - name: Take over a database that Flyway has migrated
   holdfast.postgres.pg_migrate:
@@ -369,6 +421,11 @@ layout:
   returned: always
   type: str
   sample: golang-migrate
+program_status:
+  description: What the program of O(layout=command) says about the database afterwards, by line.
+  returned: O(layout=command)
+  type: list
+  elements: str
 current_version:
   description: The version that was applied last and is complete; none when there is none.
   returned: always
@@ -438,8 +495,10 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._core.argspec im
     server_from,
 )
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
+from ansible_collections.holdfast.postgres.plugins.module_utils._migration.command import Commands
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration.layouts import (
     AUTO,
+    COMMAND,
     LAYOUTS,
     Options,
     SourceFile,
@@ -467,7 +526,16 @@ def argument_spec() -> dict[str, dict[str, Any]]:
     """Return the options of the module."""
     return {
         "database": {"type": "str", "required": True},
-        "layout": {"type": "str", "choices": [AUTO, *LAYOUTS], "default": AUTO},
+        "layout": {"type": "str", "choices": [AUTO, *LAYOUTS, COMMAND], "default": AUTO},
+        "commands": {
+            "type": "dict",
+            "options": {
+                **{name: {"type": "list", "elements": "str", "default": []} for name in ("up", "down", "pending")},
+                "status": {"type": "list", "elements": "str", "required": True},
+                "chdir": {"type": "path"},
+                "timeout_s": {"type": "int"},
+            },
+        },
         "include": {"type": "list", "elements": "str", "default": []},
         "prefer": {"type": "list", "elements": "str", "default": []},
         "no_transaction_pattern": {"type": "str"},
@@ -523,6 +591,7 @@ def main() -> None:
             database=module.params["database"],
             files=files_from(module.params, options),
             options=options,
+            commands=Commands(**(module.params["commands"] or {})),
             state=module.params["state"],
             settings=Settings(**{name: module.params[name] for name in SETTINGS}),
             check=module.check_mode,

@@ -44,8 +44,9 @@ def run_program(
     on_stderr_line: Callable[[str], None] | None = None,
     max_lines: int = 5000,
     stdin_path: str | None = None,
+    directory: str | None = None,
 ) -> Completed:
-    """Run ``argv`` without a shell, both pipes drained while it runs, and return what it did.
+    """Run ``argv`` without a shell, in ``directory``, both pipes drained while it runs, and return what it did.
 
     ``max_lines`` bounds what is kept of each stream (the newest lines). Raises `HoldfastError` with the code
     ``program_not_found``, ``program_failed`` (exit code not among ``allowed_exit_codes``) or ``timeout``.
@@ -58,6 +59,7 @@ def run_program(
             process = subprocess.Popen(  # pylint: disable=consider-using-with
                 list(argv),
                 env=dict(environment),
+                cwd=directory,
                 stdin=stdin,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

@@ -32,7 +32,6 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._migration.state
 
 with contextlib.suppress(ImportError):  # reported by connection.require_driver()
     from psycopg2 import sql
-    from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
 if TYPE_CHECKING:
     from psycopg2.extensions import cursor as Cursor
@@ -474,20 +473,6 @@ TOOLS: Sequence[Tool] = (
         _versions("SELECT version::text FROM {} ORDER BY pg_catalog.length(version::text), version"),
     ),
 )
-
-
-def record(cursor: Cursor, *, history: History, rows: Sequence[Entry], lock_timeout_ms: int) -> None:
-    """Write rows into the history, all or none, on a connection that is not in a transaction."""
-    cursor.execute("BEGIN")
-    try:
-        cursor.execute("SELECT pg_catalog.set_config('lock_timeout', %s, true)", (str(lock_timeout_ms),))
-        history.complete(cursor)
-        for row in rows:
-            history.write(cursor, row)
-        cursor.execute("COMMIT")
-    finally:
-        if cursor.connection.info.transaction_status != TRANSACTION_STATUS_IDLE and not cursor.connection.closed:
-            cursor.execute("ROLLBACK")
 
 
 def listed(rows: Iterable[Entry], found: Found) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._migration.state
 
 with contextlib.suppress(ImportError):  # reported by connection.require_driver()
     from psycopg2 import sql
+    from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
 if TYPE_CHECKING:
     from psycopg2.extensions import cursor as Cursor
@@ -69,6 +70,22 @@ class Entry:
     down_checksum: str | None = None
     statement_started: int | None = None
     key: Key | None = None
+
+    def as_row(self) -> dict[str, Any]:
+        """Return the row as the module shows it."""
+        return {
+            "version": self.version,
+            "description": self.description,
+            "applied_at": self.applied_at if self.applied_at != "-infinity" else None,
+            "checksum": self.checksum,
+            "down_checksum": self.down_checksum,
+            "duration_ms": self.duration_ms,
+            "deployment_id": self.deployment_id,
+            "applied_by": self.applied_by,
+            "state": self.state,
+            "statements_done": self.statements_done,
+            "statements_total": self.statements_total,
+        }
 
 
 class History:
@@ -213,6 +230,24 @@ class History:
                     sql.SQL(", ").join(expressions.values()),
                 )
             )
+
+    def record(
+        self, cursor: Cursor, rows: Iterable[Entry], *, gone: Iterable[str] = (), lock_timeout_ms: int = 0
+    ) -> None:
+        """Write ``rows`` and delete those of the versions ``gone``, all or none, outside any other transaction."""
+        cursor.execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
+        try:
+            cursor.execute("SELECT pg_catalog.set_config('lock_timeout', %s, true)", (str(lock_timeout_ms),))
+            self.examine(cursor)
+            self.complete(cursor)
+            for version in gone:
+                self.remove(cursor, version)
+            for row in rows:
+                self.write(cursor, row)
+            cursor.execute("COMMIT")
+        finally:
+            if not cursor.connection.closed and cursor.connection.info.transaction_status != TRANSACTION_STATUS_IDLE:
+                cursor.execute("ROLLBACK")
 
     def remove(self, cursor: Cursor, version: str) -> None:
         """Delete the row of a version."""

@@ -22,6 +22,10 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration import adoption
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration import statements as scanner
+from ansible_collections.holdfast.postgres.plugins.module_utils._migration.command import (
+    Commands,
+    migrate_by_command,
+)
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration.failure import StatementFailed, clean
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration.history import (
     APPLIED,
@@ -32,6 +36,7 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._migration.histo
     current_version,
 )
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration.layouts import (
+    COMMAND,
     Found,
     Migration,
     Options,
@@ -107,6 +112,7 @@ def migrate(
     state: str,
     settings: Settings,
     options: Options = Options(),  # noqa: B008
+    commands: Commands = Commands(),  # noqa: B008
     check: bool = False,
 ) -> dict[str, Any]:
     """Bring ``database`` to ``state`` and return the module's result.
@@ -119,6 +125,10 @@ def migrate(
     require_driver()
     try:
         _check_settings(settings)
+        if options.layout == COMMAND:
+            return migrate_by_command(
+                server=server, database=database, commands=commands, state=state, settings=settings, check=check
+            )
         found = find(files, options)
         return _migrate(server=server, database=database, found=found, state=state, settings=settings, check=check)
     except HoldfastError as exc:
@@ -141,7 +151,7 @@ def _migrate(
             cursor.execute("COMMIT")
         with run.facts_in_failures():
             run.pending = _up(run)
-        return {**run.result(), "changed": False, "history": [_row(entry) for entry in entries]}
+        return {**run.result(), "changed": False, "history": [entry.as_row() for entry in entries]}
 
     with runner_lock(server=server, database=database) as lock:
         refuse_standby(lock.connection)
@@ -165,7 +175,7 @@ def _migrate(
                 )
             if rows and not check:
                 with lock.connection.cursor() as cursor:
-                    adoption.record(cursor, history=history, rows=rows, lock_timeout_ms=settings.lock_timeout_ms)
+                    history.record(cursor, rows, lock_timeout_ms=settings.lock_timeout_ms)
             run.recorded = adoption.listed(rows, found)
             if check:
                 run.predicted = steps
@@ -323,22 +333,6 @@ def _listed(step: Step) -> dict[str, Any]:
         "transactional": step.up.transactional,
         "statements": len(step.up.statements),
         "statements_done": (step.entry.statements_done or 0) if step.entry and step.entry.state == PARTIAL else 0,
-    }
-
-
-def _row(entry: Entry) -> dict[str, Any]:
-    return {
-        "version": entry.version,
-        "description": entry.description,
-        "applied_at": entry.applied_at if entry.applied_at != "-infinity" else None,
-        "checksum": entry.checksum,
-        "down_checksum": entry.down_checksum,
-        "duration_ms": entry.duration_ms,
-        "deployment_id": entry.deployment_id,
-        "applied_by": entry.applied_by,
-        "state": entry.state,
-        "statements_done": entry.statements_done,
-        "statements_total": entry.statements_total,
     }
 
 
