@@ -81,6 +81,8 @@ def sections(script: Script) -> tuple[Script, Script | None]:
     def part(text: str) -> Script:
         return replace(script, text=text, transactional=annotations.transactional, problem=annotations.problem)
 
+    if not annotations.marks:
+        return part(script.text), part(script.text)  # there is nothing in it, either way
     if "DOWN" not in annotations.marks:
         return part(script.text), None
     before = annotations.marks["DOWN"] - 1

@@ -80,7 +80,7 @@ def _beside_steps(root: str, entries: Sequence[str], wanted: set[str], options: 
         inside = [entry for entry in entries if entry.startswith(directory) and entry.count(os.sep) == 1]
         names = {os.path.basename(named(path, options).path) for path in inside if path != directory}
         steps = names.intersection(STEP_FILES)
-        others = any(path.startswith(directory) and path not in inside for path in wanted)
+        others = any(path.startswith(directory) for path in wanted)
         if "up.sql" not in names and (steps or (VERSION_LIKE.match(directory) and not others)):
             path = os.path.join(root, directory.rstrip(os.sep))
             invalid(path, "the directory has no up.sql", "Add up.sql, or remove the directory.")
