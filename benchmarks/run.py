@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Measure the collection side by side with the plain client programs, in one run and on the same data.
 
-python benchmarks/run.py [archive restore fingerprint idle undo swap] [--gb 1.2] [--undo-gb 0.1,1,4] [--runs 3]
+python benchmarks/run.py [archive restore fingerprint migrate idle undo swap] [--gb 1.2] [--undo-gb 0.1,1,4] [--runs 3]
 
 Every value is a median; every ratio is the median of ratios of pairs that ran one after the other, so that a noisy
 machine slows both sides. What misses its bar is reported as missed and the exit code is still 0: a benchmark is not a
@@ -32,10 +32,11 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._backup.dump imp
 from ansible_collections.holdfast.postgres.plugins.module_utils._backup.fingerprint import take_fingerprint  # noqa: E402
 from ansible_collections.holdfast.postgres.plugins.module_utils._backup.restore import restore_archive  # noqa: E402
 from benchmarks.measure import Bench, timed  # noqa: E402
+from benchmarks.migrate import bench_migrate  # noqa: E402
 from benchmarks.swap import bench_swap  # noqa: E402
 from tests.support.server import TestServer, embedded_bin_dir  # noqa: E402
 
-NAMES = ["archive", "restore", "fingerprint", "idle", "undo", "swap"]
+NAMES = ["archive", "restore", "fingerprint", "migrate", "idle", "undo", "swap"]
 
 #: Payments that make a lending database of one gigabyte.
 ROWS_PER_GB = 2_500_000
@@ -378,6 +379,7 @@ def main() -> None:
                     "archive": bench_archive,
                     "restore": bench_restore,
                     "fingerprint": bench_fingerprint,
+                    "migrate": bench_migrate,
                     "idle": bench_idle,
                 }[name](bench)
             (directory / ("%s.json" % name)).write_text(

@@ -77,7 +77,7 @@ options:
         required: true
       pending:
         description:
-          - The program and its arguments that exit with 0 when nothing is pending, and with 1 when something is.
+          - The program and its arguments that exit with 0 when nothing is pending, and with another code otherwise.
           - Without it, something may always be pending.
         type: list
         elements: str

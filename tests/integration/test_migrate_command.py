@@ -138,7 +138,7 @@ def test_program_of_a_run_that_was_killed_is_not_run_beside_itself(pg18, databas
         ({"status": []}, "option_invalid", "commands.status"),
         ({"up": ["alembic", "upgrade", "{target_version}"]}, "option_invalid", "target_version is not set"),
         ({"status": ["false"]}, "program_failed", "exit code 1"),
-        ({"pending": ["sh", "-c", "exit 3"]}, "program_failed", "exit code 3"),
+        ({"pending": ["sh", "-c", "kill -9 $$"]}, "program_failed", "exit code -9"),
         ({"up": ["sleep", "60"], "timeout_s": 1}, "migration_failed", "within 1 s"),
     ],
 )

@@ -16,7 +16,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection import Server, refuse_standby
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.masking import mask_secrets
-from ansible_collections.holdfast.postgres.plugins.module_utils._core.process import Completed, run_program
+from ansible_collections.holdfast.postgres.plugins.module_utils._core.process import (
+    Completed,
+    last_complaint,
+    run_program,
+)
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration.failure import clean
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration.history import (
     APPLIED,
@@ -48,6 +52,8 @@ PROGRAM_APPLICATION_NAME = APPLICATION_NAME + " command"
 MAX_VERSION_CHARACTERS = 200
 SHOWN_LINES = 100
 SHOWN_CHARACTERS = 8000
+#: Every exit code, and every signal.
+ANY_EXIT_CODE = range(-64, 256)
 
 #: Parameters of libpq and the variables of the environment that stand for them; the others have none
 #: (https://www.postgresql.org/docs/current/libpq-envars.html).
@@ -91,7 +97,7 @@ class Commands:
     up: Sequence[str] = ()
     down: Sequence[str] = ()
     status: Sequence[str] = ()
-    #: Exits with 0 when nothing is pending and with 1 when something is.
+    #: Exits with 0 when nothing is pending; Alembic exits with 255 when something is, others with 1.
     pending: Sequence[str] = ()
     chdir: str | None = None
     timeout_s: int | None = None
@@ -227,10 +233,10 @@ class _Tool:
         if directory and not os.path.isdir(directory):
             _invalid("commands.chdir %s is not a directory." % directory, "It is a directory of the managed host.")
         try:
-            return run_program(
+            completed = run_program(
                 argv,
                 environment=self.environment,
-                allowed_exit_codes=allowed_exit_codes,
+                allowed_exit_codes=ANY_EXIT_CODE,
                 timeout_s=self.commands.timeout_s,
                 directory=directory,
             )
@@ -238,6 +244,18 @@ class _Tool:
             if exc.code == "program_not_found":
                 exc.hint = "Install it on the managed host, or name it with its whole path in commands."
             raise
+        if completed.exit_code in allowed_exit_codes:
+            return completed
+        # Some programs complain on the one stream, some on the other.
+        raise HoldfastError(
+            code="program_failed",
+            msg="%s ended with exit code %d: %s"
+            % (clean(" ".join(argv)), completed.exit_code, clean(last_complaint(completed.stderr or completed.stdout))),
+            hint="Its own messages are in stdout and stderr; run it by hand in the same directory.",
+            exit_code=completed.exit_code,
+            stdout=mask_secrets(completed.stdout)[-SHOWN_CHARACTERS:],
+            stderr=mask_secrets(completed.stderr)[-SHOWN_CHARACTERS:],
+        )
 
     def status(self) -> Status:
         """Return what the program says about the database."""
@@ -247,7 +265,7 @@ class _Tool:
         """Whether the program has something to apply; without a command that tells, it may have."""
         if not self.commands.pending:
             return True
-        return self.run(self.commands.pending, allowed_exit_codes=(0, 1)).exit_code == 1
+        return self.run(self.commands.pending, allowed_exit_codes=range(256)).exit_code != 0
 
 
 class _Run:
@@ -289,7 +307,7 @@ class _Run:
             "recorded": [],
             "pending": [],
             "history": [entry.as_row() for entry in self.entries],
-            "current_version": status.version,
+            "current_version": status.version if status.lines else None,
             "target": settings.target_version,
             "partial": any(entry.state != APPLIED for entry in self.entries),
             "program_status": status.lines,
@@ -363,12 +381,11 @@ class _Run:
                 self._write(lock, [], gone=[BEGUN])
             error.details = {**result, **error.details}
             raise error
-        stderr = mask_secrets(str(error.details.get("stderr", "")))[-SHOWN_CHARACTERS:]
         raise HoldfastError(
             code="migration_failed",
             msg="%s. Whether it has changed something is unknown, and its row in %s says so."
-            % (clean(error.msg.rstrip(".")), self.history),
-            hint="See stderr, mend it, and run the task again, which runs the command again; or go back with"
+            % (error.msg.rstrip("."), self.history),
+            hint="See stdout and stderr, mend it, and run the task again, which runs the command again; or go back with"
             " rollback.yml.",
             **{
                 **result,
@@ -376,8 +393,7 @@ class _Run:
                 "partial": True,
                 "version": BEGUN,
                 "description": self.shown,
-                "stderr": stderr,
-                "exit_code": error.details.get("exit_code"),
+                **error.details,
             },
         ) from error
 
