@@ -28,6 +28,7 @@ CODES: dict[str, str] = {
     "history_differs": "The history of migrations, or the one to be taken over, is not the one that was expected.",
     "interrupted": "A signal ended the run; what it had begun was undone.",
     "ledger_unavailable": "The ledger cannot be reached or written.",
+    "lint_failed": "The lint found in a pending migration what is to stop the deployment.",
     "migration_changed": "A migration file changed after it was applied.",
     "migration_failed": "A migration's SQL failed; its file was rolled back or stopped at the named statement.",
     "migration_invalid": "A migration file or directory cannot be understood.",

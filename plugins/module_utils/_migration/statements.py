@@ -10,7 +10,7 @@ The rules are those of the server's scan.l and of psql's psqlscan.l, with ``stan
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -256,6 +256,23 @@ def _token(text: str, position: int) -> re.Match[str]:
     if match is None:
         raise AssertionError("the scanner knows no token at offset %d" % position)
     return match
+
+
+def tokens(text: str) -> Iterator[tuple[str, int, int]]:
+    """Return kind, begin and end of each token; comments and dollar quotes are one token each.
+
+    Raises `ScanError` for what never ends.
+    """
+    position = 0
+    while position < len(text):
+        match = _token(text, position)
+        end = match.end()
+        if match.lastgroup == "block_comment":
+            end = _block_comment_end(text, position)
+        elif match.lastgroup == "dollar":
+            end = _dollar_quote_end(text, match)
+        yield str(match.lastgroup), position, end
+        position = end
 
 
 def directives(text: str) -> list[tuple[int, str]]:

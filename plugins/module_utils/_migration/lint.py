@@ -1,0 +1,344 @@
+# Copyright: Holdfast maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Saying before anything runs what migrations would do: squawk's rules, and rules that ask the live catalog.
+
+A lint has parts that may run in different places: `examine` reads files where they are, `catalog_findings` asks the
+live database from a host that reaches it, `squawk_findings` runs where squawk is, and `conclude` joins them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection import Server
+from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
+from ansible_collections.holdfast.postgres.plugins.module_utils._migration import effects, squawk
+from ansible_collections.holdfast.postgres.plugins.module_utils._migration import statements as scanner
+from ansible_collections.holdfast.postgres.plugins.module_utils._migration.findings import (
+    DEFAULT_LEVELS,
+    ERROR,
+    INFO,
+    LEVELS,
+    OFF,
+    WARNING,
+    Examined,
+    File,
+    Finding,
+    Subject,
+    lower,
+    permitted,
+    statement_at,
+)
+from ansible_collections.holdfast.postgres.plugins.module_utils._migration.layouts import (
+    Migration,
+    Script,
+    migrations,
+    read_directories,
+)
+from ansible_collections.holdfast.postgres.plugins.module_utils._migration.plan import prepare
+from ansible_collections.holdfast.postgres.plugins.module_utils._migration.rules import catalog_findings
+from ansible_collections.holdfast.postgres.plugins.module_utils._migration.runner import Settings, migrate
+
+FAIL_ON = ("error", "warning", "never")
+REQUIRED, PREFERRED = "required", "preferred"
+
+#: Options that are read where squawk runs, be that the controller or the managed host.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "rules": {"type": "dict", "default": {}},
+    "exclude": {"type": "list", "elements": "str", "default": []},
+    "fail_on": {"type": "str", "choices": list(FAIL_ON), "default": "error"},
+    "squawk": {"type": "str", "choices": [REQUIRED, PREFERRED, OFF], "default": PREFERRED},
+    "squawk_path": {"type": "path"},
+    "pg_version": {"type": "str"},
+}
+
+SHOWN_FINDINGS = 5
+
+ALLOWANCE = re.compile(r"--[ \t]*holdfast[ \t]*:[ \t]*allow[ \t]+([\w-]+(?:[ \t]*,[ \t]*[\w-]+)*)[ \t]*:?(.*)", re.I)
+
+
+# -- reading files ------------------------------------------------------------------------------------------------
+
+
+def examine(found: Iterable[Migration]) -> list[Subject]:
+    """Return what the files of migrations say they do."""
+    return [
+        Subject(
+            version=migration.version,
+            up=_examine(migration.up, step="up"),
+            down=_examine(migration.down, step="down") if migration.down else None,
+        )
+        for migration in found
+    ]
+
+
+def _examine(script: Script, *, step: str) -> File:
+    try:
+        found = prepare(script, step=step).statements
+    except HoldfastError as exc:
+        complaint = (exc.details.get("line") or 1, 1, "unreadable", exc.msg)
+        return File(path=script.path, complaints=(complaint,), allowed=_allowances(script.text))
+    permits = _allowances_by_statement(script.text)
+    examined, complaints = [], []
+    for statement in found:
+        reading = effects.read(statement)
+        line, column = scanner.place(script.text, statement.offset)
+        if reading.complaint:
+            complaints.append((line, column, "syntax-error", reading.complaint))
+        examined.append(
+            Examined(
+                line=line,
+                column=column,
+                shown=statement.shown,
+                effects=reading.effects,
+                allowed=permits.get(statement.offset, {}),
+            )
+        )
+    return File(
+        path=script.path,
+        statements=tuple(examined),
+        complaints=tuple(complaints),
+        allowed=examined[0].allowed if examined else _allowances(script.text),
+        is_parsed=effects.PARSER is not None,
+    )
+
+
+def _allowances(text: str) -> dict[str, str]:
+    """Return the reasons of all ``-- holdfast: allow <rules>: <reason>`` in ``text``, by rule."""
+    found: dict[str, str] = {}
+    for match in ALLOWANCE.finditer(text):
+        for rule in match.group(1).split(","):
+            found[rule.strip().lower()] = match.group(2).strip()
+    return found
+
+
+def _allowances_by_statement(text: str) -> dict[int, dict[str, str]]:
+    """Return the allowances in the comments before each statement, by the statement's offset."""
+    found: dict[int, dict[str, str]] = {}
+    begin = 0
+    try:
+        for piece in scanner.split(text):
+            if piece.statement is not None:
+                found[piece.statement.offset] = _allowances(text[begin : piece.statement.offset])
+            begin += len(piece.text)
+    except scanner.ScanError:  # a file for psql, which the runner reads otherwise
+        return {}
+    return found
+
+
+# -- squawk -------------------------------------------------------------------------------------------------------
+
+
+def squawk_findings(
+    selected: Sequence[Migration],
+    subjects: Sequence[Subject],
+    *,
+    program: str,
+    pg_version: str,
+    environment: Mapping[str, str],
+) -> tuple[list[Finding], list[str]]:
+    """Return what squawk says of steps up, and whether it can read steps down; and warnings about its output."""
+    files: list[tuple[Migration, Script, File, str]] = []
+    inputs: list[squawk.Input] = []
+    for migration, subject in zip(selected, subjects):
+        for step, script, file in (("up", migration.up, subject.up), ("down", migration.down, subject.down)):
+            if script is not None and file is not None:
+                files.append((migration, script, file, step))
+                inputs.append(squawk.Input(text=script.text, in_transaction=_is_transactional(script, step)))
+    said, strange = squawk.complaints(inputs, program=program, pg_version=pg_version, environment=environment)
+    found: dict[tuple[Any, ...], Finding] = {}
+    for complaint in said:
+        migration, script, file, step = files[complaint.index]
+        if complaint.rule != squawk.SYNTAX_ERROR and step == "down":
+            continue  # a way back drops what the way here made
+        if complaint.rule == squawk.SYNTAX_ERROR and any(c[2] == "syntax-error" for c in file.complaints):
+            continue  # PostgreSQL's own parser has said it
+        line, column = complaint.line, _characters(script.text, complaint.line, complaint.column)
+        at = statement_at(file, line, column)
+        finding = Finding(
+            rule=complaint.rule,
+            level=complaint.level,
+            path=file.path,
+            line=line,
+            column=column,
+            statement=at.shown if at else "",
+            message=complaint.message,
+            advice=complaint.advice,
+            version=migration.version,
+            source="squawk",
+        )
+        if complaint.rule == squawk.SYNTAX_ERROR:
+            finding = replace(
+                finding,
+                at_most=INFO if file.is_parsed else WARNING,
+                message="squawk cannot read this%s: %s"
+                % (", which PostgreSQL's parser can" if file.is_parsed else "", complaint.message),
+                advice="Its rules did not look at the statement; look at it yourself.",
+            )
+        # Squawk 2 goes on in the middle of what it cannot read, and finds more of it.
+        key = (file.path, at.line if at else 0) if complaint.rule == squawk.SYNTAX_ERROR else ()
+        found.setdefault((complaint.rule, key or (file.path, line, column)), permitted(finding, at, file))
+    return list(found.values()), strange
+
+
+def _is_transactional(script: Script, step: str) -> bool:
+    try:
+        return prepare(script, step=step).transactional
+    except HoldfastError:
+        return True
+
+
+def _characters(text: str, line: int, column: int) -> int:
+    """Return the column in characters of one in bytes; both count from 1."""
+    lines = text.split("\n")
+    if line > len(lines):
+        return column
+    return len(lines[line - 1].encode("utf-8")[: column - 1].decode("utf-8", "ignore")) + 1
+
+
+# -- the result ---------------------------------------------------------------------------------------------------
+
+
+def checked_rules(rules: Mapping[str, Any]) -> dict[str, str]:
+    """Return levels by rule, for YAML that takes ``off`` for a boolean, too. Raises `HoldfastError`."""
+    found = {}
+    for rule, level in rules.items():
+        found[str(rule)] = OFF if level is False else str(level).lower()
+        if found[str(rule)] not in LEVELS:
+            raise HoldfastError(
+                code="option_invalid",
+                msg="The level of the rule %s is %r." % (rule, level),
+                hint="Levels are error, warning, info and off.",
+            )
+    return found
+
+
+def conclude(
+    findings: Iterable[Finding], *, rules: Mapping[str, str], exclude: Sequence[str], order: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Return findings for a result, each at the level that its rule is given, in the order of versions and lines."""
+    levels = {**DEFAULT_LEVELS, **rules, **dict.fromkeys(exclude, OFF)}
+    places = {version: place for place, version in enumerate(order)}
+    rows = []
+    for finding in findings:
+        level = lower(levels.get(finding.rule, finding.level), finding.at_most)
+        if level != OFF:
+            row = replace(finding, level=level).as_dict()
+            del row["at_most"]
+            rows.append(row)
+    return sorted(rows, key=lambda row: (places.get(row["version"], 0), row["path"], row["line"], row["column"]))
+
+
+def chosen(found: Sequence[Migration], versions: Iterable[str]) -> list[Migration]:
+    """Return the migrations of these versions, in their order."""
+    wanted = set(versions)
+    return [migration for migration in found if migration.version in wanted]
+
+
+def result(
+    findings: Iterable[Finding],
+    *,
+    selected: Sequence[Migration],
+    subjects: Sequence[Subject],
+    server_version: int,
+    options: Mapping[str, Any],
+    environment: Mapping[str, str],
+) -> tuple[dict[str, Any], list[str]]:
+    """Return the module's result from the findings of our rules and those of squawk, and warnings.
+
+    Raises `HoldfastError`, with the result in its details when findings are to stop a deployment.
+    """
+    rules = checked_rules(options["rules"])
+    warnings: list[str] = []
+    all_findings = list(findings)
+    program = None
+    if options["squawk"] != OFF:
+        try:
+            program = squawk.find_squawk(options["squawk_path"], environment=environment)
+        except HoldfastError as exc:
+            if options["squawk"] == REQUIRED:
+                raise
+            warnings.append("%s %s" % (exc.msg, exc.hint))
+    if program:
+        version = options["pg_version"] or squawk.version_argument(server_version)
+        said, strange = squawk_findings(
+            selected, subjects, program=program, pg_version=version, environment=environment
+        )
+        all_findings += said
+        warnings += strange
+    rows = conclude(all_findings, rules=rules, exclude=options["exclude"], order=[m.version for m in selected])
+    counts = {level: sum(row["level"] == level and not row["allowed"] for row in rows) for level in LEVELS[:0:-1]}
+    counts["allowed"] = sum(row["allowed"] for row in rows)
+    answer = {
+        "changed": False,
+        "findings": rows,
+        "counts": counts,
+        "versions": [migration.version for migration in selected],
+        "squawk_ran": program is not None,
+        "parser": effects.PARSER or "",
+        "server_version": server_version,
+    }
+    error = _stopping(rows, fail_on=options["fail_on"])
+    if error is not None:
+        error.details = answer
+        raise error
+    return answer, warnings
+
+
+def _stopping(findings: Sequence[Mapping[str, Any]], *, fail_on: str) -> HoldfastError | None:
+    """Return the error for findings that are to stop a deployment, or None."""
+    levels = {"error": (ERROR,), "warning": (ERROR, WARNING), "never": ()}[fail_on]
+    stops = [finding for finding in findings if finding["level"] in levels and not finding["allowed"]]
+    if not stops:
+        return None
+    told = [
+        "%s:%d: %s (%s): %s" % (f["path"], f["line"], f["level"], f["rule"], f["message"])
+        for f in stops[:SHOWN_FINDINGS]
+    ]
+    more = len(stops) - len(told)
+    return HoldfastError(
+        code="lint_failed",
+        msg="The lint of the pending migrations found %s; nothing was run.\n%s%s"
+        % (
+            "what must not run" if len(stops) == 1 else "%d things that must not run" % len(stops),
+            "\n".join(told),
+            "\n... and %d more" % more if more > 0 else "",
+        ),
+        hint="Mend the migration, or write '-- holdfast: allow <rule>: <reason>' above a statement that is wanted.",
+    )
+
+
+def catalog_result(
+    *, server: Server, database: str, subjects: Iterable[Mapping[str, Any]]
+) -> tuple[dict[str, Any], list[str]]:
+    """Return what the action plugin asks of the managed host: ``findings`` of our rules and ``server_version``."""
+    found = catalog_findings(server=server, database=database, subjects=[Subject.from_dict(s) for s in subjects])
+    findings = [finding.as_dict() for finding in found["findings"]]
+    return {"changed": False, "findings": findings, "server_version": found["server_version"]}, []
+
+
+def lint_directories(
+    *, server: Server, database: str, options: Mapping[str, Any], environment: Mapping[str, str]
+) -> tuple[dict[str, Any], list[str]]:
+    """Return the module's result and warnings where files, squawk and database are reached from one host."""
+    files = read_directories(options["source"])
+    versions = options["versions"]
+    if versions is None:
+        settings = Settings(history_table=options["history_table"], target_version=options["target_version"])
+        status = migrate(server=server, database=database, files=files, state="status", settings=settings)
+        versions = [row["version"] for row in status["pending"]]
+    found = chosen(migrations(files), versions)
+    subjects = examine(found)
+    answer = catalog_findings(server=server, database=database, subjects=subjects)
+    return result(
+        answer["findings"],
+        selected=found,
+        subjects=subjects,
+        server_version=answer["server_version"],
+        options=options,
+        environment=environment,
+    )
