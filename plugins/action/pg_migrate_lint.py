@@ -21,6 +21,7 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._migration.findi
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration.layouts import (
     Migration,
     migrations,
+    options_from,
     read_directories,
 )
 
@@ -40,7 +41,9 @@ class ActionModule(ActionBase):
             return {**result, **self._execute_module(MODULE, module_args=arguments, task_vars=task_vars, tmp=tmp)}
         try:
             options = _options(arguments)
-            found = migrations(read_directories(self._directory(path) for path in _paths(arguments.get("source"))))
+            layout = options_from(arguments)
+            directories = [self._directory(path) for path in _paths(arguments.get("source"))]
+            found = migrations(read_directories(directories, layout), layout)
             versions = arguments.get("versions")
             if versions is None:
                 status = self._status(arguments, task_vars, tmp)

@@ -42,6 +42,28 @@ options:
     description: Whether the directories in O(source) are on the managed host; squawk has to be there, too.
     type: bool
     default: false
+  layout:
+    description: How the files are named, as in M(holdfast.postgres.pg_migrate).
+    type: str
+    choices: [auto, directories, golang-migrate, flyway, goose, sqitch]
+    default: auto
+  include:
+    description: Which SQL files to consider, as in M(holdfast.postgres.pg_migrate).
+    type: list
+    elements: str
+    default: []
+  prefer:
+    description: Dialects in the names of files, as in M(holdfast.postgres.pg_migrate).
+    type: list
+    elements: str
+    default: []
+  no_transaction_pattern:
+    description: Which files run outside a transaction, as in M(holdfast.postgres.pg_migrate).
+    type: str
+  placeholders:
+    description: Values for Flyway's placeholders, as in M(holdfast.postgres.pg_migrate).
+    type: dict
+    default: {}
   history_table:
     description: The table of the history, as in M(holdfast.postgres.pg_migrate).
     type: str
@@ -183,6 +205,11 @@ counts:
   returned: always
   type: dict
   sample: {error: 1, warning: 2, info: 0, allowed: 1}
+sentences:
+  description: Errors and warnings as lines for a log, those that are allowed with their reasons.
+  returned: always
+  type: list
+  elements: str
 versions:
   description: The versions that were looked at.
   returned: always
@@ -218,6 +245,7 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._core.argspec im
     server_from,
 )
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration import lint
+from ansible_collections.holdfast.postgres.plugins.module_utils._migration.layouts import AUTO, LAYOUTS
 
 
 def main() -> None:
@@ -228,6 +256,11 @@ def main() -> None:
             "database": {"type": "str", "required": True},
             "source": {"type": "list", "elements": "path", "default": []},
             "remote_src": {"type": "bool", "default": False},
+            "layout": {"type": "str", "choices": [AUTO, *LAYOUTS], "default": AUTO},
+            "include": {"type": "list", "elements": "str", "default": []},
+            "prefer": {"type": "list", "elements": "str", "default": []},
+            "no_transaction_pattern": {"type": "str"},
+            "placeholders": {"type": "dict", "default": {}},
             "history_table": {"type": "str", "default": "public.schema_version"},
             "target_version": {"type": "str"},
             "versions": {"type": "list", "elements": "str"},

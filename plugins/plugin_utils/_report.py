@@ -16,11 +16,13 @@ from ansible_collections.holdfast.postgres.plugins.plugin_utils._writes import (
 )
 
 STAGES = {
-    "deploy": ("preflight", "backup", "rollback_point", "migrate", "verify"),
+    "deploy": ("lint", "preflight", "backup", "rollback_point", "migrate", "verify"),
     "rollback": ("rollback",),
     "backup": ("backup",),
     "cleanup": ("cleanup",),
 }
+#: What a failure belongs to that came before any stage began.
+FIRST = {"deploy": "preflight"}
 ORDER = (*STAGES["deploy"], "rollback", "writes", "cleanup", "report")
 
 
@@ -29,13 +31,14 @@ def report_document(deployment: Mapping[str, Any], facts: Mapping[str, Any]) -> 
 
     ``deployment`` is the ledger's record (while the run is open, or closed); ``facts`` are the results that the
     stages registered, an empty mapping or None for a stage that did not run. Keys of the document: ``deployment``,
-    ``steps``, ``backup``, ``migrations``, ``checks``, ``rollback`` (or None), ``cleanup`` (or None), ``failure`` (or
-    None), ``versions``, ``summary`` (one paragraph), ``ok``, and what the ledger has not heard of yet:
+    ``steps``, ``backup``, ``lint`` (or None), ``migrations``, ``checks``, ``rollback`` (or None), ``cleanup`` (or
+    None), ``failure`` (or None), ``versions``, ``summary`` (one paragraph), ``ok``, and what the ledger has not heard of
+    yet:
     ``steps_to_record`` and ``point_to_record`` (or None), a rollback point that nobody needs because nothing was
     changed.
     """
     kind = str(facts["kind"])
-    failure = _failure(facts.get("failure"), started=facts.get("started") or {}, first=STAGES[kind][0])
+    failure = _failure(facts.get("failure"), started=facts.get("started") or {}, first=FIRST.get(kind, kind))
     swap = facts.get("swap") or {}
     swapped = bool(swap.get("live_oid")) and not swap.get("failed") and not facts.get("check_mode")
     status = "rolled_back" if facts.get("undone_by") else _status(kind, failure, swapped)
@@ -58,6 +61,7 @@ def report_document(deployment: Mapping[str, Any], facts: Mapping[str, Any]) -> 
         "steps_to_record": missing,
         "point_to_record": _needless_point(kind, facts, failure),
         "backup": _backup(facts.get("archive")),
+        "lint": _lint(facts),
         "migrations": _migrations(facts),
         "checks": checks,
         "rollback": _rollback(facts, swapped),
@@ -131,7 +135,8 @@ def _missing_steps(
     for name in STAGES[kind]:
         if failure and failure["stage"] == name:
             times = {key: failure[key] for key in ("started_at", "finished_at")}
-            missing.append({"name": name, "status": "failed", **times})
+            details = {"details": _lint(facts)} if name == "lint" else {}
+            missing.append({"name": name, "status": "failed", **times, **details})
         elif not started.get(name):
             missing.append({"name": name, "status": "skipped", "duration_s": 0.0})
     if kind == "deploy" and started.get("rollback") and not swapped:
@@ -187,6 +192,12 @@ def _backup(archive: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if not archive:
         return None
     return {**dict.fromkeys(("path", "id", "lsn", "snapshot_at", "bytes", "rows", "tables", "duration_s")), **archive}
+
+
+def _lint(facts: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what the lint found, or None when it did not run."""
+    lint = facts.get("lint") or {}
+    return {key: lint[key] for key in ("findings", "counts")} if "counts" in lint else None
 
 
 def _migrations(facts: Mapping[str, Any]) -> list[dict[str, Any]]:

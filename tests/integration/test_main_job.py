@@ -16,7 +16,7 @@ import pytest
 from tests.support.job import EXAMPLE, Job, changed
 from tests.support.server import TestServer, embedded_bin_dir
 
-STAGES = ["preflight", "backup", "rollback_point", "migrate", "verify"]
+STAGES = ["lint", "preflight", "backup", "rollback_point", "migrate", "verify"]
 
 
 @pytest.fixture(scope="module")

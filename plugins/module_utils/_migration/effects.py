@@ -40,6 +40,8 @@ UPDATE = "update"
 FILL = "fill"
 CREATE = "create"
 REFERENCE = "reference"
+#: The table that an ALTER TABLE or CREATE INDEX locks.
+TOUCH = "touch"
 REWRITE = "rewrite"
 ALTER_TYPE = "alter_type"
 ADD_COLUMN = "add_column"
@@ -107,6 +109,11 @@ def read(statement: Statement) -> Reading:
     return Reading(effects=(*effects, *hidden))
 
 
+def same_name(one: Name, other: Name) -> bool:
+    """Whether two names may mean one relation: where one has no schema, that of the other is taken."""
+    return one[-1] == other[-1] and (len(one) == 1 or len(other) == 1 or one[-2] == other[-2])
+
+
 # -- by PostgreSQL's parser ---------------------------------------------------------------------------------------
 
 
@@ -148,6 +155,7 @@ def _alter_table(node: Any) -> Iterator[Effect]:
     target = _relation(node.relation)
     only = (not node.relation.inh,)
     is_type = node.objtype == enums.ObjectType.OBJECT_TYPE
+    yield Effect(TOUCH, (target,))
     for command in node.cmds:
         subtype = enums.AlterTableType(command.subtype).name
         if subtype in ("AT_DropColumn", "AT_DropConstraint"):
@@ -206,6 +214,10 @@ def _add_column(target: Name, only: tuple[bool, ...], definition: Any) -> Iterat
         functions=tuple(functions),
         cause=cause,
     )
+
+
+def _index(node: Any) -> Iterator[Effect]:
+    yield Effect(TOUCH, (_relation(node.relation),))
 
 
 def _create_table(node: Any) -> Iterator[Effect]:
@@ -373,6 +385,7 @@ _READERS = {
     "DropOwnedStmt": _drop_owned,
     "AlterTableStmt": _alter_table,
     "CreateStmt": _create_table,
+    "IndexStmt": _index,
     "CreateTableAsStmt": _create_as,
     "ViewStmt": _create_view,
     "CreateSchemaStmt": _create_schema,

@@ -79,6 +79,8 @@ class Subject:
     version: str
     up: File
     down: File | None
+    #: Whether it runs again whenever it changed, and so needs no way back of its own.
+    repeatable: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Return the subject as JSON-able values."""
@@ -91,6 +93,7 @@ class Subject:
             version=values["version"],
             up=_file_from(values["up"]),
             down=_file_from(values["down"]) if values["down"] else None,
+            repeatable=values["repeatable"],
         )
 
 

@@ -18,6 +18,7 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration import effects, squawk
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration import statements as scanner
+from ansible_collections.holdfast.postgres.plugins.module_utils._migration.effects import CREATE, TOUCH, Name, same_name
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration.findings import (
     DEFAULT_LEVELS,
     ERROR,
@@ -37,6 +38,7 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._migration.layou
     Migration,
     Script,
     migrations,
+    options_from,
     read_directories,
 )
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration.plan import prepare
@@ -71,6 +73,7 @@ def examine(found: Iterable[Migration]) -> list[Subject]:
             version=migration.version,
             up=_examine(migration.up, step="up"),
             down=_examine(migration.down, step="down") if migration.down else None,
+            repeatable=migration.repeatable,
         )
         for migration in found
     ]
@@ -146,9 +149,10 @@ def squawk_findings(
     inputs: list[squawk.Input] = []
     for migration, subject in zip(selected, subjects):
         for step, script, file in (("up", migration.up, subject.up), ("down", migration.down, subject.down)):
-            if script is not None and file is not None:
+            if script is not None and file is not None and script.text.strip():
                 files.append((migration, script, file, step))
                 inputs.append(squawk.Input(text=script.text, in_transaction=_is_transactional(script, step)))
+    new = _touching_new_tables(subjects)
     said, strange = squawk.complaints(inputs, program=program, pg_version=pg_version, environment=environment)
     found: dict[tuple[Any, ...], Finding] = {}
     for complaint in said:
@@ -159,6 +163,7 @@ def squawk_findings(
             continue  # PostgreSQL's own parser has said it
         line, column = complaint.line, _characters(script.text, complaint.line, complaint.column)
         at = statement_at(file, line, column)
+        is_new = at is not None and id(at) in new
         finding = Finding(
             rule=complaint.rule,
             level=complaint.level,
@@ -166,10 +171,11 @@ def squawk_findings(
             line=line,
             column=column,
             statement=at.shown if at else "",
-            message=complaint.message,
+            message=complaint.message + (" This table is new in this run." if is_new else ""),
             advice=complaint.advice,
             version=migration.version,
             source="squawk",
+            at_most=INFO if is_new else ERROR,
         )
         if complaint.rule == squawk.SYNTAX_ERROR:
             finding = replace(
@@ -183,6 +189,22 @@ def squawk_findings(
         key = (file.path, at.line if at else 0) if complaint.rule == squawk.SYNTAX_ERROR else ()
         found.setdefault((complaint.rule, key or (file.path, line, column)), permitted(finding, at, file))
     return list(found.values()), strange
+
+
+def _touching_new_tables(subjects: Sequence[Subject]) -> set[int]:
+    """Return the ids of the statements that lock only tables which this run has created before, and nobody uses yet.
+
+    Squawk knows tables that the same file creates, but no materialized views, and no other files.
+    """
+    created: list[Name] = []
+    found = set()
+    for subject in subjects:
+        for statement in subject.up.statements:
+            touched = [name for effect in statement.effects if effect.kind == TOUCH for name in effect.targets]
+            if touched and all(any(same_name(name, made) for made in created) for name in touched):
+                found.add(id(statement))
+            created += [name for effect in statement.effects if effect.kind == CREATE for name in effect.targets]
+    return found
 
 
 def _is_transactional(script: Script, step: str) -> bool:
@@ -218,11 +240,12 @@ def checked_rules(rules: Mapping[str, Any]) -> dict[str, str]:
 
 
 def conclude(
-    findings: Iterable[Finding], *, rules: Mapping[str, str], exclude: Sequence[str], order: Sequence[str]
+    findings: Iterable[Finding], *, rules: Mapping[str, str], exclude: Sequence[str], subjects: Sequence[Subject]
 ) -> list[dict[str, Any]]:
     """Return findings for a result, each at the level that its rule is given, in the order of versions and lines."""
     levels = {**DEFAULT_LEVELS, **rules, **dict.fromkeys(exclude, OFF)}
-    places = {version: place for place, version in enumerate(order)}
+    files = [(s.version, file.path) for s in subjects for file in (s.up, s.down) if file is not None]
+    places = {file: place for place, file in reversed(list(enumerate(files)))}
     rows = []
     for finding in findings:
         level = lower(levels.get(finding.rule, finding.level), finding.at_most)
@@ -230,7 +253,7 @@ def conclude(
             row = replace(finding, level=level).as_dict()
             del row["at_most"]
             rows.append(row)
-    return sorted(rows, key=lambda row: (places.get(row["version"], 0), row["path"], row["line"], row["column"]))
+    return sorted(rows, key=lambda row: (places[row["version"], row["path"]], row["line"], row["column"]))
 
 
 def chosen(found: Sequence[Migration], versions: Iterable[str]) -> list[Migration]:
@@ -270,13 +293,14 @@ def result(
         )
         all_findings += said
         warnings += strange
-    rows = conclude(all_findings, rules=rules, exclude=options["exclude"], order=[m.version for m in selected])
+    rows = conclude(all_findings, rules=rules, exclude=options["exclude"], subjects=subjects)
     counts = {level: sum(row["level"] == level and not row["allowed"] for row in rows) for level in LEVELS[:0:-1]}
     counts["allowed"] = sum(row["allowed"] for row in rows)
     answer = {
         "changed": False,
         "findings": rows,
         "counts": counts,
+        "sentences": [_sentence(row) for row in rows if row["level"] != INFO],
         "versions": [migration.version for migration in selected],
         "squawk_ran": program is not None,
         "parser": effects.PARSER or "",
@@ -289,16 +313,19 @@ def result(
     return answer, warnings
 
 
+def _sentence(finding: Mapping[str, Any]) -> str:
+    """Return a finding as a line of a log."""
+    said = "%(path)s:%(line)d: %(level)s (%(rule)s): %(message)s" % finding
+    return "%s Allowed: %s" % (said, finding["reason"]) if finding["allowed"] else said
+
+
 def _stopping(findings: Sequence[Mapping[str, Any]], *, fail_on: str) -> HoldfastError | None:
     """Return the error for findings that are to stop a deployment, or None."""
     levels = {"error": (ERROR,), "warning": (ERROR, WARNING), "never": ()}[fail_on]
     stops = [finding for finding in findings if finding["level"] in levels and not finding["allowed"]]
     if not stops:
         return None
-    told = [
-        "%s:%d: %s (%s): %s" % (f["path"], f["line"], f["level"], f["rule"], f["message"])
-        for f in stops[:SHOWN_FINDINGS]
-    ]
+    told = [_sentence(finding) for finding in stops[:SHOWN_FINDINGS]]
     more = len(stops) - len(told)
     return HoldfastError(
         code="lint_failed",
@@ -325,13 +352,16 @@ def lint_directories(
     *, server: Server, database: str, options: Mapping[str, Any], environment: Mapping[str, str]
 ) -> tuple[dict[str, Any], list[str]]:
     """Return the module's result and warnings where files, squawk and database are reached from one host."""
-    files = read_directories(options["source"])
+    layout = options_from(options)
+    files = read_directories(options["source"], layout)
     versions = options["versions"]
     if versions is None:
         settings = Settings(history_table=options["history_table"], target_version=options["target_version"])
-        status = migrate(server=server, database=database, files=files, state="status", settings=settings)
+        status = migrate(
+            server=server, database=database, files=files, options=layout, state="status", settings=settings
+        )
         versions = [row["version"] for row in status["pending"]]
-    found = chosen(migrations(files), versions)
+    found = chosen(migrations(files, layout), versions)
     subjects = examine(found)
     answer = catalog_findings(server=server, database=database, subjects=subjects)
     return result(

@@ -11,7 +11,7 @@ from typing import Any
 
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection import Server
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration import effects
-from ansible_collections.holdfast.postgres.plugins.module_utils._migration.effects import Effect, Name
+from ansible_collections.holdfast.postgres.plugins.module_utils._migration.effects import Effect, Name, same_name
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration.findings import (
     DEFAULT_LEVELS,
     ERROR,
@@ -129,11 +129,12 @@ class _Rules:
         self.at = None
 
     def _missing_down(self) -> None:
-        if self.subject.down is not None and (self.subject.down.statements or self.subject.down.complaints):
+        down = self.subject.down
+        if self.subject.repeatable or (down is not None and (down.statements or down.complaints)):
             return
         self._say(
             "missing-down",
-            "There is no step down%s." % ("" if self.subject.down is None else ": its file holds no statement"),
+            "There is no step down%s." % ("" if down is None else ": its file holds no statement"),
             "Write one, so that an undo by schema is possible; otherwise the way back is the clone or the archive.",
         )
 
@@ -177,7 +178,7 @@ class _Rules:
         """Return what is to be said of names that the live database does not have."""
         parts = []
         for name in names:
-            version = next((version for made, version in self.created if _same(made, name)), None)
+            version = next((version for made, version in self.created if same_name(made, name)), None)
             parts.append(
                 "%s is not in the live database yet: %s creates it, and what depends on it then is not known"
                 % (_written(name), version)
@@ -187,7 +188,7 @@ class _Rules:
         return "".join("; " + part for part in parts)
 
     def _is_new(self, name: Name) -> bool:
-        return any(_same(made, name) for made, _version in self.created)
+        return any(same_name(made, name) for made, _version in self.created)
 
     def _truncate(self, effect: Effect) -> None:
         found, missing = self._resolved(effect)
@@ -226,8 +227,8 @@ class _Rules:
             new = [
                 child
                 for child, parents in self.references
-                if any(_same(parent, name) for parent in parents for name in names)
-                and not any(_same(child, name) for name in names)
+                if any(same_name(parent, name) for parent in parents for name in names)
+                and not any(same_name(child, name) for name in names)
             ]
             if not new:
                 return oids, created
@@ -330,7 +331,7 @@ class _Rules:
         kind = effects.CREATE if column is None else effects.ADD_COLUMN
         return any(
             effect.kind == kind
-            and any(_same(target, table) for target in effect.targets)
+            and any(same_name(target, table) for target in effect.targets)
             and (column is None or column in effect.columns)
             for statement in file.statements
             for effect in statement.effects
@@ -340,7 +341,7 @@ class _Rules:
     def _filled_by(file: File | None, table: Name, column: str | None) -> bool:
         return file is not None and any(
             effect.kind in (effects.FILL, effects.UPDATE)
-            and any(_same(target, table) for target in effect.targets)
+            and any(same_name(target, table) for target in effect.targets)
             and (column is None or column in effect.columns)
             for statement in file.statements
             for effect in statement.effects
@@ -459,8 +460,3 @@ def _listed(items: Iterable[str], what: str) -> str:
     more = len(all_items) - SHOWN_ITEMS
     text = ", ".join(all_items[:SHOWN_ITEMS]) + (" and %d more" % more if more > 0 else "")
     return "%d %s%s%s" % (len(all_items), what, "" if len(all_items) == 1 else "s", ": " + text if text else "")
-
-
-def _same(one: Name, other: Name) -> bool:
-    """Whether two names may mean one relation: where one has no schema, that of the other is taken."""
-    return one[-1] == other[-1] and (len(one) == 1 or len(other) == 1 or one[-2] == other[-2])

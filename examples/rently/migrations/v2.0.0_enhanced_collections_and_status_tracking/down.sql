@@ -14,5 +14,6 @@ DROP MATERIALIZED VIEW public.mv_current_loan_status;
 DROP TRIGGER loan_status_recorded_on_update ON public.loan;
 DROP TRIGGER loan_status_recorded_on_insert ON public.loan;
 DROP FUNCTION public.record_loan_status();
+-- holdfast: allow down-drops-data: the history begins anew with the statuses of the day it is filled again
 DROP TABLE public.loan_status_history;
 DROP TABLE public.collections_event;
