@@ -26,8 +26,6 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._migration.layou
 )
 
 MODULE = "holdfast.postgres.pg_migrate_lint"
-#: What pg_migrate need not know.
-OURS = (*lint.OPTIONS, "versions")
 
 
 class ActionModule(ActionBase):
@@ -42,32 +40,14 @@ class ActionModule(ActionBase):
         try:
             options = _options(arguments)
             layout = options_from(arguments)
-            directories = [self._directory(path) for path in _paths(arguments.get("source"))]
+            directories = [self._directory(path) for path in _words(arguments.get("source"))]
             found = migrations(read_directories(directories, layout), layout)
-            versions = arguments.get("versions")
-            if versions is None:
-                status = self._status(arguments, task_vars, tmp)
-                if status.get("failed"):
-                    return {**result, **status, "findings": []}
-                versions = [row["version"] for row in status["pending"]]
-            return {**result, **self._lint(arguments, options, lint.chosen(found, map(str, versions)), task_vars, tmp)}
+            return {
+                **result,
+                **self._lint(arguments, options, lint.chosen(found, _words(arguments.get("versions"))), task_vars, tmp),
+            }
         except HoldfastError as exc:
             return {**result, "failed": True, "changed": False, "findings": [], **exc.as_result()}
-
-    def _status(self, arguments: dict[str, Any], task_vars: Any, tmp: Any) -> dict[str, Any]:
-        """Ask the history what is pending, as the task that will apply it does."""
-        task = self._task.copy()
-        task.args = {key: value for key, value in arguments.items() if key not in OURS} | {"state": "status"}
-        plugin = self._shared_loader_obj.action_loader.get(
-            "holdfast.postgres.pg_migrate",
-            task=task,
-            connection=self._connection,
-            play_context=self._play_context,
-            loader=self._loader,
-            templar=self._templar,
-            shared_loader_obj=self._shared_loader_obj,
-        )
-        return dict(plugin.run(tmp=tmp, task_vars=task_vars))
 
     def _lint(
         self,
@@ -120,7 +100,8 @@ def _options(arguments: dict[str, Any]) -> dict[str, Any]:
     return dict(checked.validated_parameters)
 
 
-def _paths(source: Any) -> list[str]:
-    if source is None:
+def _words(value: Any) -> list[str]:
+    """Return a list as the module would read it."""
+    if value is None:
         return []
-    return [part.strip() for part in source.split(",")] if isinstance(source, str) else [str(path) for path in source]
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else [str(item) for item in value]

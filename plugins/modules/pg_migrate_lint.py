@@ -2,16 +2,16 @@
 # Copyright: Holdfast maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Lint pending migrations."""
+"""Lint migrations."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: pg_migrate_lint
-short_description: Tell what pending migrations would do to a PostgreSQL database, before they run
+short_description: Tell what migrations would do to a PostgreSQL database, before they run
 version_added: 0.1.0
 description:
-  - Lints the migrations that are pending, with the rules of squawk (U(https://squawkhq.com/docs/rules)) for what
+  - Lints migrations that are pending, with the rules of squawk (U(https://squawkhq.com/docs/rules)) for what
     statements alone tell, and with rules of its own for what only the live catalog tells.
   - "The rules of its own: V(truncate-cascade) and V(drop-cascade) say what CASCADE would reach through foreign keys and
     dependencies, with row counts; V(dynamic-cascade) finds such statements in DO blocks and routines;
@@ -64,20 +64,14 @@ options:
     description: Values for Flyway's placeholders, as in M(holdfast.postgres.pg_migrate).
     type: dict
     default: {}
-  history_table:
-    description: The table of the history, as in M(holdfast.postgres.pg_migrate).
-    type: str
-    default: public.schema_version
-  target_version:
-    description: Migrations above this version are left out, as in M(holdfast.postgres.pg_migrate).
-    type: str
   versions:
     description:
-      - The versions to lint.
-      - By default those that M(holdfast.postgres.pg_migrate) with O(holdfast.postgres.pg_migrate#module:state=status)
-        lists as pending, which costs another call.
+      - The versions to lint, usually RV(holdfast.postgres.pg_migrate#module:pending) of
+        M(holdfast.postgres.pg_migrate) with O(holdfast.postgres.pg_migrate#module:state=status).
+      - Rules about the catalog take them for what is yet to run, in the order of the files.
     type: list
     elements: str
+    required: true
   subjects:
     description: What the action plugin has read in the files. Not for playbooks.
     type: list
@@ -118,15 +112,23 @@ author:
 """
 
 EXAMPLES = r"""
-- name: Lint the pending migrations
+- name: List what is pending
+  holdfast.postgres.pg_migrate:
+    database: rently_lending
+    source: [migrations]
+    state: status
+  register: migrations
+
+- name: Lint what is pending
   holdfast.postgres.pg_migrate_lint:
     database: rently_lending
     source: [migrations]
+    versions: "{{ migrations.pending | map(attribute='version') }}"
     rules:
       ban-drop-column: error
       table-rewrite: error
 
-- name: Show what a migration would do, and stop nothing
+- name: Show what one migration would do, and stop nothing
   holdfast.postgres.pg_migrate_lint:
     database: rently_lending
     source: [migrations]
@@ -261,9 +263,7 @@ def main() -> None:
             "prefer": {"type": "list", "elements": "str", "default": []},
             "no_transaction_pattern": {"type": "str"},
             "placeholders": {"type": "dict", "default": {}},
-            "history_table": {"type": "str", "default": "public.schema_version"},
-            "target_version": {"type": "str"},
-            "versions": {"type": "list", "elements": "str"},
+            "versions": {"type": "list", "elements": "str", "required": True},
             "subjects": {"type": "list", "elements": "dict"},
             **lint.OPTIONS,
         },

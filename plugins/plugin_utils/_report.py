@@ -32,10 +32,9 @@ def report_document(deployment: Mapping[str, Any], facts: Mapping[str, Any]) -> 
     ``deployment`` is the ledger's record (while the run is open, or closed); ``facts`` are the results that the
     stages registered, an empty mapping or None for a stage that did not run. Keys of the document: ``deployment``,
     ``steps``, ``backup``, ``lint`` (or None), ``migrations``, ``checks``, ``rollback`` (or None), ``cleanup`` (or
-    None), ``failure`` (or None), ``versions``, ``summary`` (one paragraph), ``ok``, and what the ledger has not heard of
-    yet:
-    ``steps_to_record`` and ``point_to_record`` (or None), a rollback point that nobody needs because nothing was
-    changed.
+    None), ``failure`` (or None), ``versions``, ``summary`` (one paragraph), ``ok``, and what the ledger has not heard
+    of yet: ``steps_to_record`` and ``point_to_record`` (or None), a rollback point that nobody needs because nothing
+    was changed.
     """
     kind = str(facts["kind"])
     failure = _failure(facts.get("failure"), started=facts.get("started") or {}, first=FIRST.get(kind, kind))

@@ -95,6 +95,7 @@ class TestStory:
         report = job.report()
         assert report["deployment"]["status"] == "succeeded"
         assert {step["name"]: step["status"] for step in report["steps"]} == {
+            "lint": "skipped",
             "preflight": "succeeded",
             "backup": "skipped",
             "rollback_point": "skipped",

@@ -43,7 +43,6 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._migration.layou
 )
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration.plan import prepare
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration.rules import catalog_findings
-from ansible_collections.holdfast.postgres.plugins.module_utils._migration.runner import Settings, migrate
 
 FAIL_ON = ("error", "warning", "never")
 REQUIRED, PREFERRED = "required", "preferred"
@@ -112,11 +111,12 @@ def _examine(script: Script, *, step: str) -> File:
 
 def _allowances(text: str) -> dict[str, str]:
     """Return the reasons of all ``-- holdfast: allow <rules>: <reason>`` in ``text``, by rule."""
-    found: dict[str, str] = {}
-    for match in ALLOWANCE.finditer(text):
-        for rule in match.group(1).split(","):
-            found[rule.strip().lower()] = match.group(2).strip()
-    return found
+    try:
+        comments = [text[begin:end] for kind, begin, end in scanner.tokens(text) if kind == "line_comment"]
+    except scanner.ScanError:
+        comments = text.split("\n")
+    matches = filter(None, map(ALLOWANCE.fullmatch, comments))
+    return {rule.strip().lower(): match.group(2).strip() for match in matches for rule in match.group(1).split(",")}
 
 
 def _allowances_by_statement(text: str) -> dict[int, dict[str, str]]:
@@ -354,14 +354,7 @@ def lint_directories(
     """Return the module's result and warnings where files, squawk and database are reached from one host."""
     layout = options_from(options)
     files = read_directories(options["source"], layout)
-    versions = options["versions"]
-    if versions is None:
-        settings = Settings(history_table=options["history_table"], target_version=options["target_version"])
-        status = migrate(
-            server=server, database=database, files=files, options=layout, state="status", settings=settings
-        )
-        versions = [row["version"] for row in status["pending"]]
-    found = chosen(migrations(files, layout), versions)
+    found = chosen(migrations(files, layout), options["versions"])
     subjects = examine(found)
     answer = catalog_findings(server=server, database=database, subjects=subjects)
     return result(

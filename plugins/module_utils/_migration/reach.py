@@ -100,13 +100,16 @@ class Catalog:
         self._counting_until = time.monotonic() + COUNTING_S
         self._tables: dict[int, Table] = {}
         self._ask("SELECT pg_catalog.current_setting('search_path')")
-        self._search_path = str(only_row(self.cursor)[0])
+        self._search_path = self._path_in_use = str(only_row(self.cursor)[0])
 
     # -- names ----------------------------------------------------------------------------------------------------
 
     def use_search_path(self, schemas: Sequence[str] | None) -> None:
         """Look names up in these schemas from here on; None stands for the session's own search_path."""
         path = self._search_path if schemas is None else ", ".join(map(quoted, schemas))
+        if path == self._path_in_use:
+            return
+        self._path_in_use = path
         self._ask("SELECT pg_catalog.set_config('search_path', %s, false)", (path,))
 
     def relation(self, name: Name) -> int | None:
@@ -402,7 +405,7 @@ WITH RECURSIVE reached (classid, objid, objsubid, named, cascaded) AS (
       FROM going AS g
       JOIN pg_catalog.pg_depend AS d ON d.classid = g.classid AND d.objid = g.objid AND d.objsubid = g.objsubid
       JOIN going AS o ON o.classid = d.refclassid AND o.objid = d.refobjid AND o.objsubid IN (0, d.refobjsubid)
-     WHERE d.deptype IN ('a', 'i', 'P', 'S')
+     WHERE d.deptype IN ('a', 'e', 'i', 'P', 'S')
     EXCEPT
     SELECT 'pg_catalog.pg_class'::pg_catalog.regclass, c.oid, 0
       FROM pg_catalog.pg_class AS c

@@ -25,8 +25,6 @@ MAX_LINES = 10_000_000
 TIMEOUT_S = 300
 LEVELS = {"error": "error", "warning": "warning", "info": "info"}
 SYNTAX_ERROR = "syntax-error"
-#: What squawk 1 calls it.
-SYNTAX_ERRORS = (SYNTAX_ERROR, "invalid-statement")
 
 
 @dataclass(frozen=True)
@@ -88,8 +86,7 @@ def version_argument(server_version: int) -> str:
 def parse(output: str, *, files: Sequence[str]) -> tuple[list[Complaint], list[str]]:
     """Return what squawk says of ``files``, and what of its output is not understood.
 
-    Squawk 2 counts lines and columns from 0 and says ``message`` and ``help``; squawk 1 counts lines from 1 and says
-    ``messages``. Raises ValueError for what is no list in JSON.
+    This is the output of squawk 2, whose lines and columns count from 0. Raises ValueError for what is no list in JSON.
     """
     items = json.loads(output)
     if not isinstance(items, list):
@@ -111,22 +108,14 @@ def parse(output: str, *, files: Sequence[str]) -> tuple[list[Complaint], list[s
 
 
 def _complaint(item: Mapping[str, Any], indexes: Mapping[str, int]) -> Complaint:
-    old = item.get("messages")
-    if old is not None:
-        notes = [text for entry in old for key, text in entry.items() if key != "Help"]
-        helps = [text for entry in old for key, text in entry.items() if key == "Help"]
-        message, advice = " ".join(notes) or " ".join(helps), " ".join(helps) if notes else ""
-    else:
-        message, advice = item["message"], item.get("help") or ""
-    rule = str(item["rule_name"])
     return Complaint(
         index=indexes[item["file"]],
-        rule=SYNTAX_ERROR if rule in SYNTAX_ERRORS else rule,
+        rule=str(item["rule_name"]),
         level=LEVELS.get(str(item["level"]).lower(), "warning"),
-        line=max(int(item["line"]) + (old is None), 1),
+        line=int(item["line"]) + 1,
         column=int(item["column"]) + 1,
-        message=" ".join(str(message).split()),
-        advice=" ".join(str(advice).split()),
+        message=" ".join(str(item["message"]).split()),
+        advice=" ".join(str(item.get("help") or "").split()),
     )
 
 

@@ -50,7 +50,7 @@ def test_success_names_the_versions_and_the_evidence() -> None:
     assert document["summary"] == (
         "v2 was deployed: bank serves at v2, and nothing was verified. Evidence: /r/d1/report.html."
     )
-    assert statuses(document) == {"report": "succeeded"}
+    assert statuses(document) == {"lint": "skipped", "report": "succeeded"}
     assert document["rollback"] is None and document["failure"] is None
 
 
@@ -60,6 +60,7 @@ def test_nothing_pending_marks_the_stages_as_skipped() -> None:
     )
     assert document["summary"].startswith("Nothing was pending: bank serves at v2")
     assert statuses(document) == {
+        "lint": "skipped",
         "backup": "skipped",
         "rollback_point": "skipped",
         "migrate": "skipped",
