@@ -42,6 +42,13 @@ DOCUMENT: dict[str, Any] = {
         "bytes": 100,
         "duration_s": 1.0,
     },
+    "lint": {
+        "findings": [
+            {"level": "error", "rule": "x", "path": "/m", "line": 1, "message": "m", "allowed": False, "reason": ""},
+            {"level": "error", "rule": "y", "path": "/m", "line": 2, "message": "m", "allowed": True, "reason": "why"},
+            {"level": "info", "rule": "z", "path": "/m", "line": 3, "message": "m", "allowed": False, "reason": ""},
+        ],
+    },
     "migrations": [
         {"version": "v2", "description": "x_y", "status": "failed", "statements": 2, "duration_ms": 1, "message": "m"}
     ],
@@ -180,3 +187,10 @@ def test_page_needs_nothing_from_elsewhere() -> None:
     assert not re.search(r"https?:|@import|url\(", html)
     assert not {"script", "link", "img", "iframe"} & set(page.elements)
     assert 'lang="en"' in html and "width=device-width" in html
+
+
+def test_page_says_what_the_lint_found_and_what_is_allowed_why() -> None:
+    html, _page = render(DOCUMENT)
+    found = html.partition("What the lint found before")[2].partition("</section>")[0]
+    assert "/m:1" in found and "Allowed: why" in found and "/m:3" not in found
+    assert "What the lint found before" not in render({**DOCUMENT, "lint": None})[0]
