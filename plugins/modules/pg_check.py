@@ -38,6 +38,13 @@ options:
     type: list
     elements: dict
     default: []
+  stage:
+    description:
+      - Run only checks of this stage and those without C(stages). Empty runs all.
+      - A stage for which nothing would be checked is refused, unless O(fail_on=never).
+    type: str
+    choices: ["", preflight, rehearse, verify, rollback, schedule]
+    default: ""
   tags:
     description: Run only checks with one of these tags. A tag that no check has is refused.
     type: list
@@ -49,6 +56,22 @@ options:
       - They are bound by the driver. A name that no suite states is refused.
     type: dict
     default: {}
+  earlier:
+    description:
+      - RV(results) of an earlier stage, for checks that expect something to be C(not_worse) than then.
+      - Without it, such a check only measures. With it, a check that the earlier stage did not measure does not hold.
+    type: list
+    elements: dict
+  compare_with:
+    description:
+      - Another database of this server, for checks that expect the C(same_as) there. It has a snapshot of its own.
+      - Without it, such checks are skipped.
+    type: str
+  reference_path:
+    description:
+      - An archive or its manifest on the host, for checks that expect tables to be the C(same_as) in it.
+      - Without it, such checks are skipped.
+    type: path
   jobs:
     description: The number of connections that run checks.
     type: int
@@ -63,8 +86,9 @@ options:
     default: 5
   masked_columns:
     description:
-      - Columns whose values are hidden in samples, values and messages, whatever their case.
-      - The server's own error messages are not touched.
+      - Columns whose values are hidden in samples, values and messages, whatever their case, besides those under
+        C(mask) in a suite or a check.
+      - Where columns are masked, messages of the server that quote data are hidden as well.
     type: list
     elements: str
     default: []
@@ -101,6 +125,14 @@ EXAMPLES = r"""
     tags: [sessions]
     fail_on: never
   register: preflight
+
+- name: See that nothing got worse, and that closed periods are what the archive holds
+  holdfast.postgres.pg_check:
+    database: rently_lending
+    suites: [suites]
+    stage: verify
+    earlier: "{{ preflight.results }}"
+    reference_path: /var/backups/holdfast/rently_lending/20261120T221500Z-7f3a
 """
 
 RETURN = r"""
@@ -123,7 +155,8 @@ results:
       description: V(error), V(warning) or V(info).
       type: str
     status:
-      description: V(passed), V(failed) or V(skipped), the last for another server version.
+      description:
+        - V(passed), V(failed) or V(skipped), the last for another server version, or without something to compare with.
       type: str
     errored:
       description: Whether the check failed because its SQL did.
@@ -135,8 +168,12 @@ results:
       description: How many rows the query returned in all, null when it did not run.
       type: int
     value:
-      description: The value of a scalar. Numbers of type numeric are texts, to keep every digit.
+      description:
+        - The value of a scalar, or what C(not_worse) measured. Numbers of type numeric are texts, to keep every digit.
       type: raw
+    unit:
+      description: The unit of the value, empty when it has none.
+      type: str
     sample:
       description: The first rows of a check that did not hold, each with its columns by name.
       type: list
@@ -205,8 +242,10 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._core.argspec im
 from ansible_collections.holdfast.postgres.plugins.module_utils._verification.runner import (
     FAIL_ON,
     Limits,
+    References,
     check_database,
 )
+from ansible_collections.holdfast.postgres.plugins.module_utils._verification.suite import STAGES
 
 
 def main() -> None:
@@ -217,8 +256,12 @@ def main() -> None:
             "database": {"type": "str", "required": True},
             "suites": {"type": "list", "elements": "str"},
             "documents": {"type": "list", "elements": "dict", "default": []},
+            "stage": {"type": "str", "choices": ["", *STAGES], "default": ""},
             "tags": {"type": "list", "elements": "str", "default": []},
             "parameters": {"type": "dict", "default": {}},
+            "earlier": {"type": "list", "elements": "dict"},
+            "compare_with": {"type": "str"},
+            "reference_path": {"type": "path"},
             "jobs": {"type": "int", "default": 2},
             "timeout_s": {"type": "float", "default": 60},
             "sample": {"type": "int", "default": 5},
@@ -234,8 +277,14 @@ def main() -> None:
             server=server_from(options),
             database=options["database"],
             documents=options["documents"],
+            stage=options["stage"],
             tags=options["tags"],
             parameters=options["parameters"],
+            references=References.of(
+                earlier=options["earlier"],
+                database=options["compare_with"],
+                archive=options["reference_path"],
+            ),
             limits=Limits(
                 jobs=options["jobs"],
                 timeout_s=options["timeout_s"],

@@ -25,10 +25,6 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._backup.differen
     spooled,
 )
 from ansible_collections.holdfast.postgres.plugins.module_utils._backup.export import write_rejections
-from ansible_collections.holdfast.postgres.plugins.module_utils._backup.fingerprint import (
-    PINNED_SETTINGS,
-    primary_message,
-)
 from ansible_collections.holdfast.postgres.plugins.module_utils._backup.order import (
     ForeignKey,
     order_by_foreign_keys,
@@ -56,6 +52,10 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection
     refuse_standby,
 )
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
+from ansible_collections.holdfast.postgres.plugins.module_utils._core.table_proof import (
+    PINNED_SETTINGS,
+    primary_message,
+)
 
 with contextlib.suppress(ImportError):  # reported by connection.require_driver()
     import psycopg2

@@ -27,7 +27,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
-from ansible_collections.holdfast.postgres.plugins.module_utils._backup.fingerprint import STILL_THE_SAME_FILE
 from ansible_collections.holdfast.postgres.plugins.module_utils._backup.pairs import (
     Pair,
     expressions,
@@ -36,6 +35,7 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._backup.pairs im
 )
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection import server_version
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
+from ansible_collections.holdfast.postgres.plugins.module_utils._core.table_proof import STILL_THE_SAME_FILE
 
 with contextlib.suppress(ImportError):  # reported by connection.require_driver()
     import psycopg2

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.holdfast.postgres.plugins.module_utils._backup.fingerprint import (
+from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection import server_version
+from ansible_collections.holdfast.postgres.plugins.module_utils._core.table_proof import (
     BY_OUTPUT,
     BY_TEXT,
     RELATIONS,
@@ -22,7 +23,6 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._backup.fingerpr
     row_hash,
     value_hash,
 )
-from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection import server_version
 
 with contextlib.suppress(ImportError):  # reported by connection.require_driver()
     from psycopg2 import sql

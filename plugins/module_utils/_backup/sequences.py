@@ -9,12 +9,10 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.holdfast.postgres.plugins.module_utils._backup.fingerprint import (
-    PINNED_SETTINGS,
-    read_sequences,
-)
+from ansible_collections.holdfast.postgres.plugins.module_utils._backup.fingerprint import read_sequences
 from ansible_collections.holdfast.postgres.plugins.module_utils._backup.pairs import read_tables, resolve_tables
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection import Server, only_row
+from ansible_collections.holdfast.postgres.plugins.module_utils._core.table_proof import PINNED_SETTINGS
 
 with contextlib.suppress(ImportError):  # reported by connection.require_driver()
     pass

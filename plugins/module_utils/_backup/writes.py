@@ -20,8 +20,6 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._backup.differen
 )
 from ansible_collections.holdfast.postgres.plugins.module_utils._backup.export import Export
 from ansible_collections.holdfast.postgres.plugins.module_utils._backup.fingerprint import (
-    PINNED_SETTINGS,
-    primary_message,
     read_large_objects,
     read_sequences,
 )
@@ -40,6 +38,10 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection
 )
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.counters import read_counters
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
+from ansible_collections.holdfast.postgres.plugins.module_utils._core.table_proof import (
+    PINNED_SETTINGS,
+    primary_message,
+)
 
 with contextlib.suppress(ImportError):  # reported by connection.require_driver()
     import psycopg2

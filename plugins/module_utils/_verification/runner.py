@@ -10,18 +10,22 @@ import math
 import re
 import secrets
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from decimal import Decimal
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection import Server, server_version
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
 from ansible_collections.holdfast.postgres.plugins.module_utils._verification.expectation import (
     Outcome,
+    Verdict,
+    compare_outcomes,
     judge,
+    judge_not_worse,
+    rows_text,
     show,
 )
 from ansible_collections.holdfast.postgres.plugins.module_utils._verification.junit import (
@@ -29,8 +33,16 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._verification.ju
     refuse_unwritable,
     write_junit,
 )
+from ansible_collections.holdfast.postgres.plugins.module_utils._verification.proofs import (
+    Manifest,
+    Proven,
+    compare_proofs,
+    prove_tables,
+    read_manifest,
+)
 from ansible_collections.holdfast.postgres.plugins.module_utils._verification.suite import (
     MAX_TIMEOUT_S,
+    STAGES,
     Check,
     Suite,
     parse_suites,
@@ -48,6 +60,8 @@ except ImportError:  # reported by connection.require_driver()
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
+_Answer = TypeVar("_Answer")
+
 MASK = "********"
 LONGEST_VALUE = 500
 FAIL_ON = ("error", "warning", "never")
@@ -63,6 +77,10 @@ SELECT pg_catalog.set_config(name, '0', false)
 BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 EXPORT_SNAPSHOT = "SELECT pg_catalog.pg_export_snapshot()"
+
+#: Classes of errors whose messages quote data: data exceptions, violated constraints, and what functions raise
+#: (https://www.postgresql.org/docs/current/errcodes-appendix.html).
+CLASSES_WITH_DATA = ("22", "23", "P0")
 
 IMPORT_SNAPSHOT = (
     BEGIN
@@ -107,13 +125,38 @@ class Limits:
     masked_columns: Collection[str] = field(default_factory=tuple)
 
 
+@dataclass(frozen=True)
+class References:
+    """What checks can compare with: results of an earlier stage, another database of the server, an archive.
+
+    ``earlier`` has the values by suite and check; it is None where no stage came before. ``database`` and
+    ``archive``, a path, are empty where there is none.
+    """
+
+    earlier: Mapping[tuple[str, str], Any] | None = None
+    database: str = ""
+    archive: str = ""
+
+    @classmethod
+    def of(
+        cls, *, earlier: Sequence[Mapping[str, Any]] | None, database: str | None, archive: str | None
+    ) -> References:
+        """Return the references for the results of an earlier stage, as `check_database` returned them."""
+        values = None
+        if earlier is not None:
+            values = {(str(r.get("suite")), str(r.get("name"))): r.get("value") for r in earlier}
+        return cls(values, database or "", archive or "")
+
+
 def check_database(
     *,
     server: Server,
     database: str,
     documents: Sequence[Mapping[str, Any]],
+    stage: str = "",
     tags: Sequence[str] = (),
     parameters: Mapping[str, Any] | None = None,
+    references: References | None = None,
     limits: Limits | None = None,
     fail_on: str = "error",
     junit: str | None = None,
@@ -137,12 +180,20 @@ def check_database(
             msg="No suite was given, so nothing would be checked.",
             hint="Name at least one file or directory in suites.",
         )
+    if stage and stage not in STAGES:
+        raise HoldfastError(
+            code="option_invalid",
+            msg="The stage %r is unknown." % stage,
+            hint="Stages are %s." % ", ".join(STAGES),
+        )
     suites = parse_suites(documents, overrides=parameters)
-    selected = select_checks(suites, tags)
+    selected = select_checks(suites, tags, stage, may_be_none=fail_on == "never")
     if junit:
         refuse_unwritable(junit)
     started = time.monotonic()
-    results = run_checks(server=server, database=database, checks=selected, limits=limits)
+    results = run_checks(
+        server=server, database=database, checks=selected, limits=limits, references=references or References()
+    )
     duration_s = round(time.monotonic() - started, 3)
     answer: dict[str, Any] = {"changed": False, "results": results, "duration_s": duration_s, "junit": junit}
     answer.update(count_results(results))
@@ -203,41 +254,57 @@ def check_failure(counted: Sequence[Mapping[str, Any]], answer: Mapping[str, Any
 
 
 def run_checks(
-    *, server: Server, database: str, checks: Sequence[tuple[Suite, Check]], limits: Limits
+    *,
+    server: Server,
+    database: str,
+    checks: Sequence[tuple[Suite, Check]],
+    limits: Limits,
+    references: References | None = None,
 ) -> list[dict[str, Any]]:
     """Run ``checks`` on ``limits.jobs`` connections in one snapshot and return their results in the same order.
 
     Each check has its own read-only transaction, so that an error in one says nothing about another. A further
-    connection keeps the snapshot. Raises `HoldfastError` when the server cannot be reached or the snapshot is lost.
+    connection keeps the snapshot. The database of ``references`` has a snapshot and connections of its own, when a
+    check asks for it. Raises `HoldfastError` when a server cannot be reached or a snapshot is lost.
     """
+    references = references or References()
     # Unlike every other session's, so that checks of sessions can leave out those of this run.
     application_name = "holdfast pg_check %s" % secrets.token_hex(3)
+    with contextlib.ExitStack() as keepers:
 
-    def connect() -> Connection:
-        return _connect(server, database, application_name)
+        def connect(name: str) -> Connection:
+            return _connect(server, name, application_name)
 
-    with contextlib.closing(connect()) as keeper, keeper.cursor() as cursor:
-        cursor.execute(BEGIN)
-        cursor.execute(EXPORT_SNAPSHOT)
-        snapshot = str(cursor.fetchall()[0][0])
-        version = server_version(keeper) // 10000
+        def keep_snapshot(name: str) -> tuple[str, int]:
+            keeper = keepers.enter_context(contextlib.closing(connect(name)))
+            with keeper.cursor() as cursor:
+                cursor.execute(BEGIN)
+                cursor.execute(EXPORT_SNAPSHOT)
+                return str(cursor.fetchall()[0][0]), server_version(keeper) // 10000
+
+        snapshot, version = keep_snapshot(database)
+        snapshots = {database: snapshot}
+        sources = {check.expectation.source for _suite, check in checks}
+        if references.database and "database" in sources and references.database != database:
+            snapshots[references.database] = keep_snapshot(references.database)[0]
+        manifest = read_manifest(references.archive) if references.archive and "archive" in sources else None
+        run = _Run(
+            database=database,
+            version=version,
+            snapshots=snapshots,
+            limits=limits,
+            references=references,
+            manifest=manifest,
+        )
         queue: SimpleQueue[int] = SimpleQueue()
         for position in range(len(checks)):
             queue.put(position)
         results: list[dict[str, Any] | None] = [None] * len(checks)
 
         def work() -> None:
-            with contextlib.ExitStack() as stack:
-                connection: Connection | None = None
+            with contextlib.closing(_Connections(connect)) as connections:
                 for position in _taken(queue):
-                    suite, check = checks[position]
-                    reason = _reason_to_skip(check, version)
-                    if reason:
-                        results[position] = _result(suite, check, status="skipped", message=reason)
-                        continue
-                    if connection is None or connection.closed:
-                        connection = stack.enter_context(contextlib.closing(connect()))
-                    results[position] = _run_check(connection, suite, check, snapshot=snapshot, limits=limits)
+                    results[position] = run.check(*checks[position], connections=connections)
 
         workers = max(1, min(limits.jobs, len(checks)))
         with ThreadPoolExecutor(max_workers=workers) as pool:
@@ -248,6 +315,24 @@ def run_checks(
             finally:
                 list(_taken(queue))  # after a failure the other connections stop at their next check
     return [result for result in results if result is not None]
+
+
+class _Connections:
+    """One worker's connections by database, opened when first asked for and again when one was lost."""
+
+    def __init__(self, connect: Callable[[str], Connection]) -> None:
+        self._connect = connect
+        self._open: dict[str, Connection] = {}
+
+    def to(self, database: str) -> Connection:
+        connection = self._open.get(database)
+        if connection is None or connection.closed:
+            connection = self._open[database] = self._connect(database)
+        return connection
+
+    def close(self) -> None:
+        for connection in self._open.values():
+            connection.close()
 
 
 def _taken(queue: SimpleQueue[int]) -> Iterator[int]:
@@ -272,38 +357,173 @@ def _connect(server: Server, database: str, application_name: str) -> Connection
     return connection
 
 
-def _reason_to_skip(check: Check, version: int) -> str:
-    if check.min_server_version is not None and version < check.min_server_version:
-        return "needs PostgreSQL %d or newer, the server is %d" % (check.min_server_version, version)
-    if check.max_server_version is not None and version > check.max_server_version:
-        return "is for PostgreSQL up to %d, the server is %d" % (check.max_server_version, version)
-    return ""
+@dataclass(frozen=True)
+class _Judged:
+    """A verdict, how many rows it is about, and those that can be shown."""
+
+    verdict: Verdict
+    row_count: int
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
 
 
-def _run_check(connection: Connection, suite: Suite, check: Check, *, snapshot: str, limits: Limits) -> dict[str, Any]:
-    timeout_s = check.timeout_s if check.timeout_s is not None else limits.timeout_s
-    with connection.cursor() as cursor:
-        try:
-            cursor.execute(IMPORT_SNAPSHOT, {"snapshot": snapshot, "timeout_ms": max(1, math.ceil(timeout_s * 1000))})
-        except psycopg2.Error as exc:
-            raise HoldfastError(
-                code="connection_failed",
-                msg="The snapshot of the checks was lost before %s: %s" % (show(check.name), _primary(exc)),
-                hint="A session of this run was ended from outside; see the server's log, then run the checks again.",
-            ) from exc
+class _CheckFailed(Exception):
+    """A check's SQL failed; the text says how."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What all checks of a run share."""
+
+    database: str
+    version: int
+    snapshots: Mapping[str, str]
+    limits: Limits
+    references: References
+    manifest: Manifest | None
+
+    def check(self, suite: Suite, check: Check, *, connections: _Connections) -> dict[str, Any]:
+        """Return the result of one check."""
+        reason = self._reason_to_skip(check)
+        if reason:
+            return _result(suite, check, status="skipped", message=reason)
         started = time.monotonic()
         try:
-            outcome = _ask(cursor, suite, check, sample=limits.sample)
-        except (psycopg2.Error, UnicodeError) as exc:
+            judged = self._judge(suite, check, connections)
+        except _CheckFailed as exc:
             elapsed_ms = (time.monotonic() - started) * 1000
-            message = _primary(exc)
-            if getattr(exc, "pgcode", None) == errorcodes.QUERY_CANCELED and elapsed_ms >= timeout_s * 1000:
-                message = "did not finish within %g s" % timeout_s
-            _roll_back(connection)
-            return _result(suite, check, status="failed", message=message, duration_ms=elapsed_ms, errored=True)
-        elapsed_ms = (time.monotonic() - started) * 1000
-        _roll_back(connection)
-    return _judged(suite, check, outcome, duration_ms=elapsed_ms, limits=limits)
+            return _result(suite, check, status="failed", message=str(exc), duration_ms=elapsed_ms, errored=True)
+        return self._told(suite, check, judged, duration_ms=(time.monotonic() - started) * 1000)
+
+    def _reason_to_skip(self, check: Check) -> str:
+        if check.min_server_version is not None and self.version < check.min_server_version:
+            return "needs PostgreSQL %d or newer, the server is %d" % (check.min_server_version, self.version)
+        if check.max_server_version is not None and self.version > check.max_server_version:
+            return "is for PostgreSQL up to %d, the server is %d" % (check.max_server_version, self.version)
+        if check.expectation.source == "database" and not self.references.database:
+            return "needs a database to compare with, and none was given"
+        if check.expectation.source == "archive" and self.manifest is None:
+            return "needs an archive to compare with, and none was given"
+        return ""
+
+    def hidden(self, check: Check) -> set[str]:
+        """The names of columns whose values nobody may see, without regard to case."""
+        return {name.casefold() for name in (*self.limits.masked_columns, *check.mask)}
+
+    def _judge(self, suite: Suite, check: Check, connections: _Connections) -> _Judged:
+        expectation = check.expectation
+        if check.tables:
+            return self._judge_tables(check, connections)
+        outcome = self._transaction(
+            connections, self.database, check, lambda cursor: _ask(cursor, suite, check, sample=self.limits.sample)
+        )
+        hide = any(column.casefold() in self.hidden(check) for column in outcome.columns)
+        if expectation.kind == "same_as":
+            there = self._transaction(
+                connections,
+                self.references.database,
+                check,
+                lambda cursor: _ask(cursor, suite, check, sample=self.limits.sample),
+            )
+            verdict, differing = compare_outcomes(outcome, there, reference=self.references.database)
+            columns = ("found_in", *outcome.columns)
+            return _Judged(verdict, outcome.row_count, columns, [(word, *row) for word, row in differing])
+        if expectation.kind == "not_worse":
+            earlier = self.references.earlier
+            verdict = judge_not_worse(
+                expectation,
+                outcome,
+                earlier=None if earlier is None else earlier.get((suite.name, check.name)),
+                compared=earlier is not None,
+                hide=hide,
+            )
+        else:
+            verdict = judge(expectation, outcome, hide=hide)
+        return _Judged(verdict, outcome.row_count, outcome.columns, outcome.rows)
+
+    def _judge_tables(self, check: Check, connections: _Connections) -> _Judged:
+        def prove(cursor: Any) -> Proven:
+            return prove_tables(cursor, check.tables)
+
+        here = self._transaction(connections, self.database, check, prove)
+        if check.expectation.source == "archive" and self.manifest is not None:
+            there, reference = self.manifest.proven(here.roots), "archive %s" % self.manifest.name
+        else:
+            reference = self.references.database
+            there = self._transaction(connections, reference, check, prove)
+        differences = compare_proofs(here, there, reference=reference)
+        count = _tables(len(differences or here.tables))
+        if differences:
+            verdict = Verdict(False, "%s %s" % (count, "differ" if len(differences) > 1 else "differs"))
+        else:
+            rows = sum(proof.rows for proof in here.tables.values())
+            verdict = Verdict(True, "%s with %s, the same as in %s" % (count, rows_text(rows), reference))
+        return _Judged(verdict, len(differences), ("table", "difference"), differences)
+
+    def _transaction(
+        self, connections: _Connections, database: str, check: Check, work: Callable[[Any], _Answer]
+    ) -> _Answer:
+        """Return what ``work`` does with a cursor in the snapshot; raises `_CheckFailed` when that fails."""
+        timeout_s = check.timeout_s if check.timeout_s is not None else self.limits.timeout_s
+        connection = connections.to(database)
+        with connection.cursor() as cursor:
+            try:
+                values = {"snapshot": self.snapshots[database], "timeout_ms": max(1, math.ceil(timeout_s * 1000))}
+                cursor.execute(IMPORT_SNAPSHOT, values)
+            except psycopg2.Error as exc:
+                raise HoldfastError(
+                    code="connection_failed",
+                    msg="The snapshot of the checks was lost before %s: %s" % (show(check.name), _primary(exc)),
+                    hint="A session of this run was ended from outside: see the server's log. Run the checks again.",
+                ) from exc
+            started = time.monotonic()
+            try:
+                return work(cursor)
+            except (psycopg2.Error, UnicodeError, HoldfastError) as exc:
+                state = getattr(exc, "pgcode", None) or (
+                    exc.details.get("sqlstate") if isinstance(exc, HoldfastError) else None
+                )
+                message = exc.msg if isinstance(exc, HoldfastError) else _primary(exc)
+                if state == errorcodes.QUERY_CANCELED and time.monotonic() - started >= timeout_s:
+                    message = "did not finish within %g s" % timeout_s
+                elif self.hidden(check) and str(state or "").startswith(CLASSES_WITH_DATA):
+                    message = "the query failed (%s); the message is hidden, as columns of the check are" % state
+                raise _CheckFailed(message) from exc
+            finally:
+                _roll_back(connection)
+
+    def _told(self, suite: Suite, check: Check, judged: _Judged, *, duration_ms: float) -> dict[str, Any]:
+        """Return the result, with a sample of the rows when the check did not hold."""
+        verdict = judged.verdict
+        hidden = self.hidden(check)
+        masked = [column.casefold() in hidden for column in judged.columns]
+        sample = []
+        if not verdict.passed:
+            names = _distinct(judged.columns)
+            sample = [
+                {name: MASK if hide else jsonable(value) for name, hide, value in zip(names, masked, row)}
+                for row in judged.rows[: self.limits.sample]
+            ]
+        message = verdict.message
+        if sample and (check.expectation.kind in ("no_rows", "rows", "same_as") or check.expectation.of == "rows"):
+            message += "; first: " + ", ".join("%s %s" % (name, show(value, 80)) for name, value in sample[0].items())
+        value = jsonable(verdict.value)
+        if value is not None and any(masked) and check.expectation.of == "scalar":
+            value = MASK
+        return _result(
+            suite,
+            check,
+            status="passed" if verdict.passed else "failed",
+            message=message,
+            rows=judged.row_count,
+            value=value,
+            sample=sample,
+            duration_ms=duration_ms,
+        )
+
+
+def _tables(count: int) -> str:
+    return "%d table%s" % (count, "" if count == 1 else "s")
 
 
 def _roll_back(connection: Connection) -> None:
@@ -332,33 +552,6 @@ def _ask(cursor: Any, suite: Suite, check: Check, *, sample: int) -> Outcome:
 def _primary(exc: Exception) -> str:
     text = getattr(getattr(exc, "diag", None), "message_primary", None) or str(exc)
     return " ".join(text.split())
-
-
-def _judged(suite: Suite, check: Check, outcome: Outcome, *, duration_ms: float, limits: Limits) -> dict[str, Any]:
-    hidden = {name.casefold() for name in limits.masked_columns}
-    masked = [column.casefold() in hidden for column in outcome.columns]
-    verdict = judge(check.expectation, outcome, hide=any(masked))
-    sample = []
-    if not verdict.passed:
-        names = _distinct(outcome.columns)
-        sample = [
-            {name: MASK if hide else jsonable(value) for name, hide, value in zip(names, masked, row)}
-            for row in outcome.rows[: limits.sample]
-        ]
-    message = verdict.message
-    if not verdict.passed and check.expectation.kind in ("no_rows", "rows") and sample:
-        message += "; first: " + ", ".join("%s %s" % (name, show(value, 80)) for name, value in sample[0].items())
-    value = MASK if any(masked) and verdict.value is not None else jsonable(verdict.value)
-    return _result(
-        suite,
-        check,
-        status="passed" if verdict.passed else "failed",
-        message=message,
-        rows=outcome.row_count,
-        value=value,
-        sample=sample,
-        duration_ms=duration_ms,
-    )
 
 
 def _distinct(columns: Sequence[str]) -> list[str]:
@@ -405,6 +598,7 @@ def _result(
         "message": message,
         "rows": rows,
         "value": value,
+        "unit": check.expectation.unit,
         "sample": list(sample),
         "duration_ms": round(duration_ms, 1),
         "tags": list(check.tags),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
@@ -18,16 +18,21 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._verification.ex
 from ansible_collections.holdfast.postgres.plugins.module_utils._verification.place import Place, kind_of
 
 SEVERITIES = ("error", "warning", "info")
-SUITE_KEYS = ("suite", "description", "parameters", "checks")
+#: When a check is run; without stages, always.
+STAGES = ("preflight", "rehearse", "verify", "rollback", "schedule")
+SUITE_KEYS = ("suite", "description", "parameters", "stages", "mask", "checks")
 CHECK_KEYS = (
     "name",
     "description",
     "severity",
+    "stages",
     "tags",
+    "mask",
     "timeout_s",
     "min_server_version",
     "max_server_version",
     "sql",
+    "tables",
     "expect",
 )
 MAX_TIMEOUT_S = 86_400
@@ -51,14 +56,17 @@ _PERCENT = re.compile(r"%(?:%|\((?P<name>[^()]*)\)s|.?)", re.DOTALL)
 
 @dataclass(frozen=True)
 class Check:
-    """One query and what is expected of it; versions are major versions, both inclusive."""
+    """One query, or tables, and what is expected; versions are major versions, both inclusive."""
 
     name: str
     sql: str
     expectation: Expectation
+    tables: tuple[str, ...] = ()
     description: str = ""
     severity: str = "error"
+    stages: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
+    mask: tuple[str, ...] = ()
     timeout_s: float | None = None
     min_server_version: int | None = None
     max_server_version: int | None = None
@@ -122,8 +130,10 @@ def parse_suite(content: Any, place: Place, *, overrides: Mapping[str, Any] | No
         raise checks_place.refusal("the suite %r has no checks." % name, hint="List at least one under checks:.")
     checks: list[Check] = []
     lines: dict[str, int | None] = {}
+    stages, mask = _stages(mapping, place), _words(mapping, "mask", place, example="email")
     for position, entry in enumerate(entries):
         check = _parse_check(entry, checks_place.at(position), parameters=parameters)
+        check = replace(check, stages=check.stages or stages, mask=(*mask, *check.mask))
         if check.name in lines:
             first = lines[check.name]
             raise checks_place.at(position, "name").refusal(
@@ -175,13 +185,22 @@ def _parse_check(value: Any, place: Place, *, parameters: Mapping[str, Any]) -> 
             hint="An error fails the task, a warning is reported, an info is noted.",
             allowed=SEVERITIES,
         )
-    sql = _text(mapping, "sql", place)
-    _refuse_bad_sql(sql, place.at("sql"), parameters=parameters)
     if "expect" not in mapping:
         raise place.refusal(
             "the check %r does not say what it expects." % name,
             hint="Add expect: no_rows, or a condition on rows, scalar or set.",
         )
+    expectation = parse_expectation(mapping["expect"], place.at("expect"))
+    tables = _words(mapping, "tables", place, example="public.loan")
+    if tables:
+        _refuse_bad_tables(mapping, expectation, place)
+    else:
+        _refuse_bad_sql(_text(mapping, "sql", place), place.at("sql"), parameters=parameters)
+        if expectation.source == "archive":
+            raise place.at("expect").refusal(
+                "an archive answers no query; its manifest knows the fingerprints of tables.",
+                hint="Write tables: [public.loan] in place of sql.",
+            )
     lowest, highest = (_version(mapping, key, place) for key in ("min_server_version", "max_server_version"))
     if lowest is not None and highest is not None and lowest > highest:
         raise place.at("max_server_version").refusal(
@@ -189,16 +208,30 @@ def _parse_check(value: Any, place: Place, *, parameters: Mapping[str, Any]) -> 
         )
     return Check(
         name=name,
-        sql=sql,
-        expectation=parse_expectation(mapping["expect"], place.at("expect")),
+        sql="" if tables else _text(mapping, "sql", place),
+        tables=tables,
+        expectation=expectation,
         description=_text(mapping, "description", place, default=""),
         severity=severity,
-        tags=_tags(mapping.get("tags"), place.at("tags")),
+        stages=_stages(mapping, place),
+        tags=_words(mapping, "tags", place, example="integrity, money"),
+        mask=_words(mapping, "mask", place, example="email"),
         timeout_s=_timeout(mapping, place),
         min_server_version=lowest,
         max_server_version=highest,
         line=place.line,
     )
+
+
+def _refuse_bad_tables(mapping: Mapping[str, Any], expectation: Expectation, place: Place) -> None:
+    if "sql" in mapping:
+        raise place.at("tables").refusal(
+            "a check has either sql or tables.", hint="Remove one, or write a check for each."
+        )
+    if expectation.kind != "same_as":
+        raise place.at("expect").refusal(
+            "tables can only be the same as elsewhere.", hint="Write expect: {same_as: archive}.", allowed=["same_as"]
+        )
 
 
 def _text(mapping: Mapping[str, Any], key: str, place: Place, *, default: str | None = None) -> str:
@@ -218,12 +251,25 @@ def _text(mapping: Mapping[str, Any], key: str, place: Place, *, default: str | 
     raise place.at(key).refusal(problem + ".", hint="Write a text for %s." % key)
 
 
-def _tags(value: Any, place: Place) -> tuple[str, ...]:
+def _words(
+    mapping: Mapping[str, Any], key: str, place: Place, *, example: str, allowed: Sequence[str] = ()
+) -> tuple[str, ...]:
+    value = mapping.get(key)
     if value is None:
         return ()
-    if not isinstance(value, list) or not all(isinstance(tag, str) and tag for tag in value):
-        raise place.refusal("tags are a list of words.", hint="Write tags: [integrity, money].")
+    inside = place.at(key)
+    if not isinstance(value, list) or not all(isinstance(word, str) and word for word in value):
+        raise inside.refusal("%s are a list of words." % key, hint="Write %s: [%s]." % (key, example))
+    for position, word in enumerate(value):
+        if allowed and word not in allowed:
+            raise inside.at(position).refusal(
+                "%r is none of the %s." % (word, key), hint="Write %s: [%s]." % (key, example), allowed=allowed
+            )
     return tuple(value)
+
+
+def _stages(mapping: Mapping[str, Any], place: Place) -> tuple[str, ...]:
+    return _words(mapping, "stages", place, example="preflight, verify", allowed=STAGES)
 
 
 def _timeout(mapping: Mapping[str, Any], place: Place) -> float | None:
@@ -299,10 +345,13 @@ def split_statements(sql: str) -> Iterable[str]:
         position = match.end()
 
 
-def select_checks(suites: Sequence[Suite], tags: Sequence[str]) -> list[tuple[Suite, Check]]:
-    """Return the checks in order, those with one of ``tags`` when any is given.
+def select_checks(
+    suites: Sequence[Suite], tags: Sequence[str], stage: str = "", *, may_be_none: bool = False
+) -> list[tuple[Suite, Check]]:
+    """Return the checks in order, those of ``stage`` and with one of ``tags`` when these are given.
 
-    Raises `HoldfastError` (``option_invalid``) for a tag that no check has: a mistyped tag must not pass as success.
+    Raises `HoldfastError` (``option_invalid``) for a tag that no check has, and when none is left unless there
+    ``may_be_none``: to check nothing must not pass as success.
     """
     known = {tag for suite in suites for check in suite.checks for tag in check.tags}
     for tag in tags:
@@ -312,9 +361,18 @@ def select_checks(suites: Sequence[Suite], tags: Sequence[str]) -> list[tuple[Su
                 msg="No check of these suites has the tag %r." % tag,
                 hint="Tags of these suites: %s." % (", ".join(sorted(known)) or "none"),
             )
-    return [
+    selected = [
         (suite, check)
         for suite in suites
         for check in suite.checks
-        if not tags or any(tag in check.tags for tag in tags)
+        if (not tags or any(tag in check.tags for tag in tags))
+        and (not stage or not check.stages or stage in check.stages)
     ]
+    if not selected and not may_be_none:
+        raise HoldfastError(
+            code="option_invalid",
+            msg="No check of these suites is for the stage %s%s, so nothing would be checked."
+            % (stage, " with one of these tags" if tags else ""),
+            hint="Add the stage to a check's stages, or name other suites.",
+        )
+    return selected

@@ -11,19 +11,21 @@ import pytest
 from psycopg2 import sql
 
 from ansible_collections.holdfast.postgres.plugins.module_utils._backup.fingerprint import (
-    Column,
     Fingerprint,
-    Relation,
-    TableProof,
-    _constant,
-    column_hash,
     compare_fingerprints,
     read_fingerprint,
-    table_query,
     take_fingerprint,
 )
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection import Server
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
+from ansible_collections.holdfast.postgres.plugins.module_utils._core.table_proof import (
+    Column,
+    Relation,
+    TableProof,
+    _constant,
+    column_hash,
+    table_query,
+)
 
 SEQUENCE = {"last_value": 5, "is_called": True, "increment": 1}
 

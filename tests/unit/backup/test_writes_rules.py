@@ -15,7 +15,6 @@ import pytest
 from ansible_collections.holdfast.postgres.plugins.module_utils._backup.carry import Failure, insert_what_fits
 from ansible_collections.holdfast.postgres.plugins.module_utils._backup.difference import Deadline, XidRange
 from ansible_collections.holdfast.postgres.plugins.module_utils._backup.export import draft, explained, file_name
-from ansible_collections.holdfast.postgres.plugins.module_utils._backup.fingerprint import Column
 from ansible_collections.holdfast.postgres.plugins.module_utils._backup.order import ForeignKey, order_by_foreign_keys
 from ansible_collections.holdfast.postgres.plugins.module_utils._backup.pairs import (
     Table,
@@ -26,6 +25,7 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._backup.pairs im
 )
 from ansible_collections.holdfast.postgres.plugins.module_utils._backup.sequences import ahead_of
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
+from ansible_collections.holdfast.postgres.plugins.module_utils._core.table_proof import Column
 
 
 def text(composable: object) -> str:

@@ -201,3 +201,9 @@ def test_suite_of_the_documentation_is_valid():
     page = (ROOT / "docs/write-a-suite.md").read_text(encoding="utf-8")
     (text,) = re.findall(r"```yaml\n(suite:.*?)```", page, re.DOTALL)
     assert len(parse(text)[0].checks) == 4
+
+
+def test_checks_of_the_documentation_are_valid():
+    page = (ROOT / "docs/write-a-suite.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```yaml\n(  - name:.*?)```", page, re.DOTALL)
+    assert [len(parse("checks:\n" + block)[0].checks) for block in blocks] == [2, 2, 2]
