@@ -5,13 +5,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from typing import Any
 
+import psycopg2
 import pytest
 
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration.adoption import flyway_checksum
+from ansible_collections.holdfast.postgres.plugins.module_utils._migration.layouts import SourceFile
+from ansible_collections.holdfast.postgres.plugins.module_utils._migration.runner import Settings, migrate
 from tests.support.migrations import run
 from tests.support.modules import run_module
 
@@ -240,6 +244,20 @@ def test_history_of_something_else_can_be_left_alone(pg18, database):
     assert run(pg18, database, GOLANG)["changed"] is False
 
 
+def test_history_that_the_login_role_may_not_read_is_somebody_elses(pg18, database):
+    pg18.execute("DROP ROLE IF EXISTS migrator; CREATE ROLE migrator LOGIN PASSWORD 'm'")
+    pg18.execute(GOLANG_TABLE + "; INSERT INTO schema_migrations VALUES (2, false)", database=database)
+    pg18.execute("GRANT ALL ON SCHEMA public TO migrator", database=database)
+    options: dict[str, Any] = {
+        "server": dataclasses.replace(pg18.server, user="migrator", password="m"),
+        "database": database,
+        "files": [SourceFile("/m/" + name, text.encode()) for name, text in GOLANG.items()],
+    }
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+        migrate(**options, state="baseline", settings=Settings(adopt="schema_migrations"))
+    assert applied(migrate(**options, state="applied", settings=Settings())) == ["1", "2", "3"]
+
+
 def test_an_empty_history_of_a_tool_is_no_hindrance(pg18, database):
     pg18.execute(GOLANG_TABLE, database=database)
     assert applied(run(pg18, database, GOLANG)) == ["1", "2", "3"]
@@ -308,6 +326,18 @@ def test_several_histories_need_a_name_unless_the_layout_tells(pg18, database):
     assert refused(pg18, database, GOLANG, state="baseline", adopt="schema_migrations").code == "option_invalid"
     result = run(pg18, database, GOLANG, state="baseline", adopt='"a b".schema_migrations', check=True)
     assert recorded(result) == []
+
+
+def test_a_history_of_flyway_with_our_name_is_no_history_of_ours(pg18, database):
+    # The name that Flyway gave its table up to version 4, and that many keep.
+    table = FLYWAY_TABLE.replace("flyway_schema_history", "schema_version")
+    row = flyway_row(1, "1", "V1__t.sql").replace("flyway_schema_history", "schema_version")
+    prepared(pg18, database, table, row)
+    error = refused(pg18, database, FLYWAY, state="status")
+    assert "public.schema_version is the history of Flyway" in error.msg
+    for adopt in ("auto", "public.schema_version"):
+        done = run(pg18, database, FLYWAY, state="baseline", adopt=adopt, history_table="migrations", check=True)
+        assert recorded(done) == ["1"]
 
 
 @pytest.mark.parametrize("adopt", ["auto", "absent", "public.t1", "a.b.c"])

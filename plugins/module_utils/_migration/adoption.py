@@ -43,7 +43,9 @@ AUTO = "auto"
 NONE = "none"
 
 TABLES = """
-SELECT n.nspname::text, c.relname::text, pg_catalog.array_agg(a.attname::text)
+SELECT n.nspname::text, c.relname::text, pg_catalog.array_agg(a.attname::text),
+       pg_catalog.bool_and(pg_catalog.has_schema_privilege(n.oid, 'USAGE')
+                           AND pg_catalog.has_table_privilege(c.oid, 'SELECT'))
   FROM pg_catalog.pg_class AS c
   JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
   JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -80,6 +82,8 @@ class Table:
     schema: str
     name: str
     tool: Tool
+    #: Whether the login role may read it.
+    readable: bool = True
 
     def __str__(self) -> str:
         return "%s.%s" % (self.schema, self.name)
@@ -95,11 +99,16 @@ class Tool:
     """A tool and how its history is read."""
 
     name: str
-    #: The usual name of its table, in a schema of its own if it has one.
-    table: str
+    #: The usual names of its table, in a schema of its own if it has one; the newest first.
+    tables: tuple[str, ...]
     layouts: tuple[str, ...]
     columns: frozenset[str]
     read: Callable[[Cursor, Table, Found], Others]
+
+    @property
+    def names(self) -> set[str]:
+        """The usual names of its table, without the schema."""
+        return {table.rpartition(".")[2] for table in self.tables}
 
 
 def rows_to_record(
@@ -288,7 +297,7 @@ def find_table(cursor: Cursor, adopt: str, *, layout: str | None, history: Histo
         hint="Name one of them in adopt, with its schema."
         if tables
         else "Known are %s. Or name in target_version the newest version that the database has."
-        % ", ".join("%s (%s)" % (tool.table, tool.name) for tool in TOOLS),
+        % ", ".join("%s (%s)" % (tool.tables[0], tool.name) for tool in TOOLS),
         tables=[str(table) for table in tables],
     )
 
@@ -297,7 +306,7 @@ def other_tables(cursor: Cursor, adopt: str, *, history: History) -> list[Table]
     """Return the histories of other tools in the database, or those whose table has the name ``adopt``."""
     schema: str | None = None
     if adopt == AUTO:
-        names = {tool.table.rpartition(".")[2] for tool in TOOLS}
+        names = set().union(*(tool.names for tool in TOOLS))
     else:
         match = NAME_PARTS.fullmatch(adopt)
         if match is None:
@@ -310,20 +319,25 @@ def other_tables(cursor: Cursor, adopt: str, *, history: History) -> list[Table]
         names = {identifier(match.group(2))}
     cursor.execute(TABLES, (sorted(names),))
     tables = []
-    for table_schema, name, columns in cursor.fetchall():
+    for table_schema, name, columns, readable in cursor.fetchall():
         if schema not in (None, table_schema) or (table_schema, name) == (history.schema, history.table):
             continue
         tool = next((tool for tool in TOOLS if tool.columns <= set(columns)), None)
-        if tool is not None and (adopt != AUTO or name == tool.table.rpartition(".")[2]):
-            tables.append(Table(table_schema, name, tool))
+        if tool is not None and (adopt != AUTO or name in tool.names):
+            tables.append(Table(table_schema, name, tool, readable))
     return tables
 
 
 def refuse_unknown_history(cursor: Cursor, *, history: History, found: Found) -> None:
-    """Raise `HoldfastError` when our history is empty and another tool's is not: everything would run a second time."""
+    """Raise `HoldfastError` when our history is empty and another tool's is not: everything would run a second time.
+
+    A history that the login role may not even read is somebody else's.
+    """
     if not found.migrations:
         return
     for table in other_tables(cursor, AUTO, history=history):
+        if not table.readable:
+            continue
         others = table.tool.read(cursor, table, found)
         versions = [row.version for row in others.rows]
         if versions or others.broken or others.up_to:
@@ -444,30 +458,30 @@ def _columns(*names: str) -> frozenset[str]:
 TOOLS: Sequence[Tool] = (
     Tool(
         "Flyway",
-        "flyway_schema_history",
+        ("flyway_schema_history", "schema_version"),
         ("flyway",),
         _columns("installed_rank", "version", "description", "type", "script", "checksum", "success"),
         _flyway,
     ),
-    Tool("golang-migrate", "schema_migrations", ("golang-migrate",), _columns("version", "dirty"), _golang_migrate),
-    Tool("goose", "goose_db_version", ("goose",), _columns("id", "version_id", "is_applied"), _versions(GOOSE)),
+    Tool("golang-migrate", ("schema_migrations",), ("golang-migrate",), _columns("version", "dirty"), _golang_migrate),
+    Tool("goose", ("goose_db_version",), ("goose",), _columns("id", "version_id", "is_applied"), _versions(GOOSE)),
     Tool(
         "Diesel",
-        "__diesel_schema_migrations",
+        ("__diesel_schema_migrations",),
         ("directories",),
         _columns("version", "run_on"),
         _versions("SELECT version::text FROM {} ORDER BY run_on, version"),
     ),
     Tool(
         "Sqitch",
-        "sqitch.changes",
+        ("sqitch.changes",),
         ("sqitch",),
         _columns("project", "change", "change_id", "script_hash", "committed_at"),
         _sqitch,
     ),
     Tool(
         "Rails",
-        "schema_migrations",
+        ("schema_migrations",),
         ("golang-migrate", "directories"),
         _columns("version"),
         _versions("SELECT version::text FROM {} ORDER BY pg_catalog.length(version::text), version"),

@@ -50,6 +50,8 @@ COLUMNS = {
     "down_checksum": "text",
     "statement_started": "integer",
 }
+#: Columns that tell the history of another tool, which may have the same name.
+OTHERS = {"installed_rank": "Flyway", "dirty": "golang-migrate", "is_applied": "goose", "run_on": "Diesel"}
 NAME_PARTS = re.compile(r'(?:("(?:[^"]|"")+"|[^".\s]+)\.)?("(?:[^"]|"")+"|[^".\s]+)')
 
 
@@ -126,6 +128,13 @@ class History:
         self.columns = {name: type_name for name, type_name, _kind in rows if name}
         if not rows:
             return False
+        other = next((tool for column, tool in OTHERS.items() if column in self.columns), None)
+        if other is not None:
+            raise HoldfastError(
+                code="option_invalid",
+                msg="%s is the history of %s, which it writes by itself." % (self, other),
+                hint="Set history_table to another name, and take this one over with adopt=%s." % self,
+            )
         applied_at = self.columns.get("applied_at", "timestamp with time zone")
         if rows[0][2] not in ("r", "p") or "version" not in self.columns or not applied_at.startswith("timestamp"):
             raise HoldfastError(

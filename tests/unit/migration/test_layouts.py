@@ -148,3 +148,8 @@ def test_what_cannot_be_read_is_refused(tmp_path):
 
 def test_an_empty_directory_holds_nothing(tmp_path):
     assert read_directories([str(tmp_path)]) == []
+
+
+def test_checksums_are_those_that_histories_have_recorded_since_the_first_version():
+    (migration,) = migrations([SourceFile("/m/1_a/up.sql", b"\xef\xbb\xbfSELECT 1;\r\n")])
+    assert migration.up.checksum == "b4e0497804e46e0a0b0b8c31975b062152d551bac49c3c2e80932567b4085dcd"
