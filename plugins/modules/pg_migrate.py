@@ -17,8 +17,10 @@ description:
     V(v1.10.0) compare as numbers. Histories of Flyway, goose and Sqitch are run as they are, see O(layout).
   - Each file runs in one transaction together with its row in the history, so it is there whole or not at all,
     whenever the run ends.
-  - "A file that begins with the line C(-- holdfast: no-transaction) runs statement by statement, and the history says
-    which of them are done; the next run goes on there."
+  - A file with a statement that cannot run inside a transaction, such as C(CREATE INDEX CONCURRENTLY) or C(VACUUM),
+    runs statement by statement, and the history says which of them are done; the next run goes on there.
+  - "So does a file that begins with the line C(-- holdfast: no-transaction)."
+  - A file with C(BEGIN) and C(COMMIT) of its own keeps its transactions, and the history is written in each of them.
   - C(verify.sql) runs after C(up.sql) in the same transaction, and what it writes is undone. An error in it, such as
     one of C(RAISE EXCEPTION), undoes the migration too.
   - Every statement waits for locks for O(lock_timeout_ms) at most. A file that could not get one is rolled back and
@@ -273,6 +275,51 @@ applied:
     transactional:
       description: Whether it ran in one transaction.
       type: bool
+    transactional_reason:
+      description: Why it did not, when it did not.
+      type: str
+    records:
+      description: What each statement did, in their order. Of one that was tried again, the last time.
+      type: list
+      elements: dict
+      contains:
+        number:
+          description: Its number in the file, from 1. Commands that begin or end a transaction are not counted.
+          type: int
+        line:
+          description: Its line.
+          type: int
+        statement:
+          description: Its first 200 characters, with passwords masked.
+          type: str
+        duration_ms:
+          description: How long it took, with waits for locks.
+          type: int
+        rows:
+          description: How many rows it wrote or returned; none for a statement that counts no rows.
+          type: int
+        lock_wait_ms:
+          description: How long it waited for locks, in all attempts.
+          type: int
+        attempts:
+          description: How often it was tried.
+          type: int
+        locks:
+          description: The strongest lock that it took on each table, view or sequence that others could see, by name.
+          type: dict
+          sample: {public.loan: ShareRowExclusiveLock}
+        strongest_lock:
+          description: The strongest of them.
+          type: str
+        blocked_sessions:
+          description: The most sessions that were seen waiting at one time for it, or behind it.
+          type: int
+        blocked_ms:
+          description: The longest time that one of them had waited.
+          type: int
+        progress:
+          description: What the server last said of its progress, for index builds, C(COPY), C(VACUUM) and C(CLUSTER).
+          type: dict
     notices:
       description: The last 100 notices of the server.
       type: list
@@ -370,6 +417,9 @@ pending:
     transactional:
       description: Whether it runs in one transaction.
       type: bool
+    transactional_reason:
+      description: Why it does not, when it does not.
+      type: str
     statements:
       description: How many statements it has.
       type: int
@@ -471,6 +521,19 @@ sqlstate:
   description: The server's error code.
   returned: when a statement fails
   type: str
+transactional:
+  description: Whether the file that failed runs in one transaction.
+  returned: when a migration fails
+  type: bool
+transactional_reason:
+  description: Why it does not, when it does not.
+  returned: when a migration fails
+  type: str
+records:
+  description: As RV(applied[].records), for the statements of the migration that failed which ran.
+  returned: when a migration fails
+  type: list
+  elements: dict
 lock_waits:
   description: As RV(applied[].lock_waits), for the migration that failed.
   returned: when a migration fails

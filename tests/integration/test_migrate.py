@@ -139,7 +139,7 @@ def test_failure_keeps_the_files_before_it(pg18, database):
     ("text", "line"),
     [
         ("CREATE TABLE a ();\nCOMMIT;", 2),
-        ("CREATE TABLE a ();\n\nCREATE INDEX CONCURRENTLY i ON a ((1));", 3),
+        ("BEGIN;\nCREATE TABLE a ();\nVACUUM a;\nCOMMIT;", 3),
         ("CREATE TABLE a ();\n\\echo x", 2),
     ],
 )
@@ -454,13 +454,77 @@ def test_passwords_in_a_failing_statement_are_masked(pg18, database):
     assert "geheim" not in str(refused(pg18, database, {"1_a.up.sql": text}).as_result())
 
 
-def test_enum_value_used_in_its_own_transaction_gets_the_hint(pg18, database):
+def test_enum_value_that_is_used_in_the_same_file_is_committed_before(pg18, database):
     text = "CREATE TYPE e AS ENUM ('a');"
     run(pg18, database, {"1_a.up.sql": text})
     files = {"1_a.up.sql": text, "2_b.up.sql": "ALTER TYPE e ADD VALUE 'b'; SELECT 'b'::e;"}
+    (applied,) = run(pg18, database, files)["applied"]
+    assert (applied["transactional"], "enum value" in applied["transactional_reason"]) == (False, True)
+    files["3_c.up.sql"] = "DO $$ BEGIN EXECUTE 'ALTER TYPE e ADD VALUE ' || quote_literal('c'); END $$; SELECT 'c'::e;"
     assert "no-transaction" in refused(pg18, database, files).hint
-    files["2_b.up.sql"] = NO_TRANSACTION + files["2_b.up.sql"]
-    assert run(pg18, database, files)["current_version"] == "2"
+
+
+def test_file_with_its_own_transaction_is_one_with_the_history(pg18, database):
+    files = {
+        "1_a.up.sql": "BEGIN;\nCREATE TABLE a ();\nCOMMIT;",
+        "2_b.up.sql": "BEGIN; CREATE TABLE b (); SELECT 1/0; END",
+    }
+    error = refused(pg18, database, files)
+    assert error.details["applied"][0]["transactional"] is True
+    assert "The file was rolled back" in error.msg
+    assert rows(pg18, database, "SELECT to_regclass('a')::text, to_regclass('b')") == [("a", None)]
+    assert rows(pg18, database, "SELECT version, statements_total FROM schema_version") == [("1", 1)]
+
+
+def test_file_with_several_transactions_goes_on_after_the_last_that_is_whole(each_server, each_database):
+    server, database = each_server, each_database
+    text = (
+        "SET search_path = s, public;\nBEGIN;\nCREATE SCHEMA s;\nCREATE TABLE a (i int);\nCOMMIT;\n"
+        "CREATE INDEX CONCURRENTLY a_i ON a (i);\n"
+        "BEGIN ISOLATION LEVEL SERIALIZABLE;\nINSERT INTO a VALUES (1);\nINSERT INTO a SELECT 1/0;\nCOMMIT;\n"
+        "VACUUM a;\n"
+    )
+    error = refused(server, database, {"1_a.up.sql": text})
+    assert {"line": 9, "statement_number": 6, "partial": True, "transactional": False}.items() <= error.details.items()
+    assert "4 of 7 statements" in error.msg
+    assert [r["number"] for r in error.details["records"]] == [1, 2, 3, 4, 5, 6]
+    progress = "SELECT state, statements_done, statements_total FROM public.schema_version"
+    assert rows(server, database, progress) == [("partial", 4, 7)]
+    assert rows(server, database, "SELECT count(*) FROM s.a") == [(0,)]
+    mended = text.replace("1/0", "2")
+    run(server, database, {"1_a.up.sql": mended})
+    assert rows(server, database, "SELECT i FROM s.a ORDER BY 1") == [(1,), (2,)]
+    assert rows(server, database, progress) == [("applied", 7, 7)]
+    assert run(server, database, {"1_a.up.sql": mended})["changed"] is False
+
+
+def test_non_transactional_file_needs_no_directive(pg18, database):
+    files = {"1_a.up.sql": "CREATE TABLE a (i int);\nCREATE INDEX CONCURRENTLY ON a (i);\nVACUUM a;"}
+    (pending,) = run(pg18, database, files, check=True)["pending"]
+    assert (pending["transactional"], pending["transactional_reason"]) == (
+        False,
+        "CREATE INDEX CONCURRENTLY in line 2 cannot run inside a transaction",
+    )
+    (applied,) = run(pg18, database, files)["applied"]
+    assert applied["transactional"] is False
+
+
+def test_each_statement_is_recorded_with_its_time_and_rows(pg18, database):
+    text = "CREATE TABLE a (i int);\n\nINSERT INTO a SELECT generate_series(1, 7);\nSELECT pg_sleep(0.2);"
+    (applied,) = run(pg18, database, {"1_a.up.sql": text, "1_a.down.sql": "DROP TABLE a"})["applied"]
+    create, insert, sleep = applied["records"]
+    assert (create["number"], create["line"], create["statement"], create["rows"]) == (
+        1,
+        1,
+        "CREATE TABLE a (i int)",
+        None,
+    )
+    assert (insert["number"], insert["line"], insert["rows"], insert["attempts"]) == (2, 3, 7, 1)
+    assert 200 <= sleep["duration_ms"] < 1000
+    (reverted,) = run(
+        pg18, database, {"1_a.up.sql": text, "1_a.down.sql": "DROP TABLE a"}, state="reverted", target_version="0"
+    )["reverted"]
+    assert [r["statement"] for r in reverted["records"]] == ["DROP TABLE a"]
 
 
 def test_out_of_order_migration_becomes_the_current_one(pg18, database):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Optional
+from typing import NoReturn, Optional
 
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration import statements as scanner
@@ -33,14 +33,41 @@ VersionKey = Callable[[str], Optional[Key]]
 
 HINT_NO_TRANSACTION = "Put the line '-- holdfast: no-transaction' at the top of the file, or move the statement to one."
 
+#: How a transaction begins, unless the file asks for one of another kind.
+BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Consecutive statements of a file in one transaction, which ``begin`` opens; without it, one that stands alone."""
+
+    first: int
+    statements: tuple[Statement, ...]
+    begin: str | None
+
+    @property
+    def last(self) -> int:
+        """The number of the last statement, counted from 1 in the file."""
+        return self.first + len(self.statements) - 1
+
 
 @dataclass(frozen=True)
 class Prepared:
-    """A file that has been read as statements and may be run."""
+    """A file that has been read as statements and may be run.
+
+    The commands that begin and end the file's own transactions are no statements: they are what ``groups`` says.
+    ``reason`` is why it does not run in one transaction, when it does not.
+    """
 
     script: Script
     statements: tuple[Statement, ...]
-    transactional: bool
+    groups: tuple[Group, ...]
+    reason: str | None = None
+
+    @property
+    def transactional(self) -> bool:
+        """Whether the whole file is one transaction."""
+        return self.reason is None
 
     def prefix_checksum(self, count: int) -> str:
         """The sha256 of the first ``count`` statements, for telling later whether what was done is still the same."""
@@ -61,44 +88,117 @@ class Step:
 
 def prepare(script: Script, *, step: str) -> Prepared:
     """Return the statements of a file; raises `HoldfastError` (``migration_invalid``) for what cannot be run."""
-
-    def refuse(offset: int, reason: str, hint: str) -> None:
-        invalid(script.path, reason, hint, line=scanner.place(script.text, offset)[0])
-
     if script.problem is not None:
         invalid(script.path, script.problem.reason, script.problem.hint, line=script.problem.line)
     try:
-        found = tuple(scanner.statements(script.text))
-        directives = [found for found in scanner.directives(script.text) if not scanner.is_allowance(found[1])]
+        found = scanner.statements(script.text)
+        directives = [each for each in scanner.directives(script.text) if not scanner.is_allowance(each[1])]
     except scanner.ScanError as exc:
-        refuse(exc.offset, exc.message, exc.hint)
-        raise AssertionError("refused") from exc
+        _refuse(script, exc.offset, exc.message, exc.hint)
     for offset, words in directives:
         if words != scanner.NO_TRANSACTION or step == "verify":
-            refuse(
+            _refuse(
+                script,
                 offset,
                 "'holdfast: %s' is not known here" % words,
                 "Known are 'no-transaction' at the top of a step up or down, and 'allow' for the lint.",
             )
-    transactional = not directives and script.transactional is not False
+    groups = _groups(script, found, verify=step == "verify")
+    statements = tuple(statement for group in groups for statement in group.statements)
+    told = directives or script.transactional is False
+    reason = "the file says no-transaction" if told else _reason(script, groups)
+    if reason is None or step == "verify":
+        begin = next((group.begin for group in groups if group.begin is not None), BEGIN)
+        return Prepared(script=script, statements=statements, groups=(Group(1, statements, begin),))
+    return Prepared(script=script, statements=statements, groups=groups, reason=reason)
+
+
+def _refuse(script: Script, offset: int, reason: str, hint: str) -> NoReturn:
+    invalid(script.path, reason, hint, line=scanner.place(script.text, offset)[0])
+
+
+def _groups(script: Script, found: Sequence[Statement], *, verify: bool) -> tuple[Group, ...]:
+    """Return what a file is for a client that sends it as it is: its own transactions, and each statement between."""
+    groups: list[Group] = []
+    opened: Statement | None = None
+    inside: list[Statement] = []
+    number = 1
     for statement in found:
         control = scanner.transaction_control(statement)
-        if control is not None:
-            refuse(
-                statement.offset,
-                "%s is not allowed in a migration" % control,
-                "Remove it: each file runs in one transaction already."
-                if transactional
-                else "Remove it: each statement of this file stands alone. Use a file with a transaction instead.",
+        outside = scanner.outside_transaction(statement)
+        if control in scanner.BEGINNINGS and opened is None:
+            opened, inside = statement, []
+        elif (
+            opened is not None
+            and (control in scanner.ENDINGS or (verify and control in ("ROLLBACK", "ABORT")))
+            and "CHAIN" not in statement.words
+        ):
+            if inside:
+                groups.append(Group(number, tuple(inside), scanner.beginning(opened) or BEGIN))
+                number += len(inside)
+            opened = None
+        elif control is not None:
+            _refuse(
+                script, statement.offset, "%s is not allowed here" % statement.shown, _control_hint(control, opened)
             )
-        outside = scanner.outside_transaction(statement) if transactional else None
-        if outside is not None:
-            refuse(
+        elif outside is not None and (verify or opened is not None):
+            _refuse(
+                script,
                 statement.offset,
                 "%s cannot run inside a transaction" % outside,
-                HINT_NO_TRANSACTION if step != "verify" else "Remove it: a verification only looks.",
+                "Remove it: a verification only looks." if verify else "Move it before BEGIN or after COMMIT.",
             )
-    return Prepared(script=script, statements=found, transactional=transactional)
+        elif opened is not None:
+            inside.append(statement)
+        else:
+            groups.append(Group(number, (statement,), None))
+            number += 1
+    if opened is not None:
+        _refuse(
+            script,
+            opened.offset,
+            "%s is not allowed here: no COMMIT follows" % opened.shown,
+            "Add COMMIT at the end of the file, or remove both: a file is one transaction by itself.",
+        )
+    return tuple(groups)
+
+
+def _control_hint(control: str, opened: Statement | None) -> str:
+    if control in ("ROLLBACK", "ABORT"):
+        return "Remove it: what is to be undone again is no migration. To go back to a savepoint, name it."
+    if control in scanner.BEGINNINGS:
+        return "Remove it: a transaction is open there already."
+    if control in scanner.ENDINGS and opened is None:
+        return "Remove it, or add the BEGIN that it ends; a file without either is one transaction by itself."
+    return "Remove it: the history would not be written together with what the file does."
+
+
+def _reason(script: Script, groups: Sequence[Group]) -> str | None:
+    """Return why a file is not one transaction as a whole, or None when it is."""
+
+    def line(statement: Statement) -> int:
+        return scanner.place(script.text, statement.offset)[0]
+
+    own = [group for group in groups if group.begin is not None]
+    alone = [group.statements[0] for group in groups if group.begin is None]
+    for statement in alone:
+        outside = scanner.outside_transaction(statement)
+        if outside is not None:
+            return "%s in line %d cannot run inside a transaction" % (outside, line(statement))
+        if scanner.commits_by_itself(statement):
+            return "the code in line %d ends its transaction by itself" % line(statement)
+    if own and (len(own) > 1 or not all(map(scanner.sets_session, alone))):
+        return "the file has transactions of its own, beginning before line %s" % " and line ".join(
+            str(line(group.statements[0])) for group in own
+        )
+    if not own:
+        used = scanner.enum_value_used_later(alone)
+        if used is not None:
+            return "the enum value that line %d adds is used in line %d, and has to be committed before" % (
+                line(used[0]),
+                line(used[1]),
+            )
+    return None
 
 
 def _step(migration: Migration, entry: Entry | None) -> Step:
@@ -310,7 +410,7 @@ def _refuse_changed_prefix(entry: Entry, prepared: Prepared) -> None:
             done,
             entry.checksum,
             found,
-            ", which lost its no-transaction line" if prepared.transactional else "",
+            ", which is one transaction now" if prepared.transactional else "",
         ),
         hint="Put the first %d statements back as they were; those after them may be mended." % done,
         version=entry.version,

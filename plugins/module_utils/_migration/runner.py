@@ -54,6 +54,8 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._migration.locks
     set_parameters,
 )
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration.plan import (
+    BEGIN,
+    Group,
     Prepared,
     Step,
     plan_down,
@@ -84,7 +86,6 @@ RANDOM = random.SystemRandom()
 
 # The login role writes the history, whatever role the file has switched to; the end of the transaction undoes it.
 AS_LOGIN_ROLE = "SET LOCAL SESSION AUTHORIZATION DEFAULT; SET LOCAL ROLE NONE"
-BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 
 
 @dataclass(frozen=True)
@@ -331,6 +332,7 @@ def _listed(step: Step) -> dict[str, Any]:
         "has_down": migration.down is not None,
         "has_verify": migration.verify is not None,
         "transactional": step.up.transactional,
+        "transactional_reason": step.up.reason,
         "statements": len(step.up.statements),
         "statements_done": (step.entry.statements_done or 0) if step.entry and step.entry.state == PARTIAL else 0,
     }
@@ -361,6 +363,8 @@ class _Worker:
         self.watch = watch
         self.notices: deque[str] = deque(maxlen=MAX_NOTICES)
         self.lock_waits: list[dict[str, Any]] = []
+        self.records: dict[int, dict[str, Any]] = {}
+        self.recorded: Prepared | None = None
         self.started = 0.0
         self.fresh = False
         lock_worker(self.cursor, database=run.database)
@@ -400,9 +404,7 @@ class _Worker:
                     "path": migration.up.path,
                     "duration_ms": self._duration_ms(),
                     "statements": len(step.up.statements),
-                    "transactional": step.up.transactional,
-                    "notices": list(self.notices),
-                    "lock_waits": self.lock_waits,
+                    **self._account(step.up),
                 }
             )
 
@@ -428,9 +430,7 @@ class _Worker:
                     "path": down.script.path,
                     "duration_ms": self._duration_ms(),
                     "statements": len(down.statements),
-                    "transactional": down.transactional,
-                    "notices": list(self.notices),
-                    "lock_waits": self.lock_waits,
+                    **self._account(down),
                 }
             )
 
@@ -439,6 +439,7 @@ class _Worker:
             self._retried(
                 lambda: self._in_transaction(self._complete_history, script=prepared.script), script=prepared.script
             )
+        self.recorded = prepared
         if prepared.transactional:
             self._retried(lambda: self._in_one_transaction(prepared, finish), script=prepared.script)
         else:
@@ -449,6 +450,7 @@ class _Worker:
         """Start from a session with nothing of an earlier file in it, and make sure that we are still alone."""
         self.started = time.monotonic()
         self.lock_waits = []
+        self.records = {}
         self._keep_notices()
         self.notices.clear()
         self.lock.check()
@@ -478,6 +480,19 @@ class _Worker:
                 self.client_check = False
         self.fresh = True
 
+    def _account(self, prepared: Prepared) -> dict[str, Any]:
+        """What is told of a file that has run."""
+        return {
+            "transactional": prepared.transactional,
+            "transactional_reason": prepared.reason,
+            "notices": list(self.notices),
+            "lock_waits": self.lock_waits,
+            "records": self._records(),
+        }
+
+    def _records(self) -> list[dict[str, Any]]:
+        return [self.records[number] for number in sorted(self.records)]
+
     def _duration_ms(self) -> int:
         return round((time.monotonic() - self.started) * 1000)
 
@@ -490,11 +505,11 @@ class _Worker:
             if self.settings.role:
                 self.cursor.execute("SELECT pg_catalog.set_config('role', %s, true)", (self.settings.role,))
             self.notices.clear()
-            self._run_statements(prepared)
+            self._run_statements(prepared, prepared.groups[0])
             finish()
 
         self._prepare_session()
-        self._in_transaction(work, script=prepared.script)
+        self._in_transaction(work, script=prepared.script, begin=prepared.groups[0].begin or BEGIN)
 
     def _in_transaction(
         self,
@@ -503,10 +518,11 @@ class _Worker:
         script: Script,
         statement: Statement | None = None,
         number: int | None = None,
+        begin: str = BEGIN,
     ) -> None:
         """Run ``work`` in a transaction that leaves nothing behind when it fails."""
         columns = dict(self.run.history.columns)
-        self.cursor.execute(BEGIN)
+        self.cursor.execute(begin)
         try:
             work()
             problem: psycopg2.Error | str = "the server rolled back instead of committing"
@@ -528,12 +544,15 @@ class _Worker:
     def _complete_history(self) -> None:
         self.run.history.complete(self.cursor)
 
-    def _run_statements(self, prepared: Prepared) -> None:
-        for number, statement in enumerate(prepared.statements, 1):
+    def _run_statements(self, prepared: Prepared, group: Group, *, done: int = 0) -> None:
+        """Run the statements of a group in the transaction that is open, but for the first ``done`` of the file."""
+        for number, statement in enumerate(group.statements, group.first):
+            if number <= done:
+                continue
             self._execute(prepared, statement, number)
             if self.connection.info.transaction_status != TRANSACTION_STATUS_INTRANS:
                 raise StatementFailed(
-                    "it ended the transaction of the file, what came before is committed",
+                    "it ended the transaction that it was in, what came before is committed",
                     script=prepared.script,
                     statement=statement,
                     number=number,
@@ -549,18 +568,44 @@ class _Worker:
             )
 
         self.fresh = False
+        begun = time.monotonic()
         try:
             with self.watch.statement():
                 self.cursor.execute(statement.text)
         except psycopg2.Error as exc:
+            self._record(prepared, statement, number, begun=begun, sqlstate=exc.pgcode)
             raise failed(exc) from exc
         finally:
             self._keep_notices()
+        self._record(prepared, statement, number, begun=begun)
         info = self.connection.info
         if info.parameter_status("client_encoding") != "UTF8":
             raise failed("it changed client_encoding, but migrations are sent as UTF-8")
         if info.parameter_status("standard_conforming_strings") != "on":
             raise failed("it changed standard_conforming_strings, by which the rest of the file was read")
+
+    def _record(
+        self, prepared: Prepared, statement: Statement, number: int, *, begun: float, sqlstate: str | None = None
+    ) -> None:
+        """Keep what is known of a statement that has ended; of one that is tried again, the last time counts."""
+        if prepared is not self.recorded:
+            return
+        before = self.records.get(number, {"attempts": 0, "lock_wait_ms": 0})
+        waited_ms = self.settings.lock_timeout_ms if sqlstate == errorcodes.LOCK_NOT_AVAILABLE else 0
+        self.records[number] = {
+            "number": number,
+            "line": scanner.place(prepared.script.text, statement.offset)[0],
+            "statement": statement.shown,
+            "duration_ms": round((time.monotonic() - begun) * 1000),
+            "rows": self.cursor.rowcount if sqlstate is None and self.cursor.rowcount >= 0 else None,
+            "lock_wait_ms": before["lock_wait_ms"] + waited_ms,
+            "attempts": before["attempts"] + 1,
+            "locks": {},
+            "strongest_lock": None,
+            "blocked_sessions": 0,
+            "blocked_ms": 0,
+            "progress": None,
+        }
 
     def _keep_notices(self) -> None:
         self.notices.extend(clean(notice.strip()) for notice in self.connection.notices)
@@ -569,16 +614,16 @@ class _Worker:
     def _verify(self, verify: Prepared) -> None:
         """Run a verification and undo whatever it did; its error is the migration's error."""
         self.cursor.execute("SAVEPOINT holdfast_verify")
-        self._run_statements(verify)
+        self._run_statements(verify, verify.groups[0])
         self.cursor.execute("ROLLBACK TO SAVEPOINT holdfast_verify")
 
     # -- a file statement by statement --------------------------------------------------------------------------
 
     def _one_by_one(self, prepared: Prepared, *, row: Entry, stopped: Entry | None) -> None:
-        """Run each statement outside a file's transaction and record it when it is done.
+        """Run each group of a file by itself and record it when it is done.
 
-        A statement that can run in a transaction shares one with its record. For any other the history says that
-        it was begun, so that a run after a kill knows what is in doubt.
+        A group that can run in a transaction shares one with its record. For a statement that cannot, the history
+        says that it was begun, so that a run after a kill knows what is in doubt.
         """
         done = (stopped.statements_done or 0) if stopped else 0
         in_doubt = stopped.statement_started if stopped else None
@@ -586,11 +631,34 @@ class _Worker:
         if self.settings.role:
             set_parameters(self.cursor, {"role": self.settings.role})
         self.fresh = False
-        for number, statement in enumerate(prepared.statements, 1):
-            if number > done:
-                self._single(prepared, statement, number, row=row, in_doubt=number == in_doubt)
-            elif scanner.sets_session(statement):
-                self._execute(prepared, statement, number)
+        for group in prepared.groups:
+            for number, statement in enumerate(group.statements, group.first):
+                if number <= done and scanner.sets_session(statement):
+                    self._execute(prepared, statement, number)
+            if group.last <= done:
+                continue
+            if group.begin is None:
+                (statement,) = group.statements
+                self._single(prepared, statement, group.first, row=row, in_doubt=group.first == in_doubt)
+            else:
+                self._together(prepared, group, row=row, done=done)
+
+    def _together(self, prepared: Prepared, group: Group, *, row: Entry, done: int) -> None:
+        """Run a transaction of a file, but for the first ``done`` statements, with its record."""
+        progress = replace(row)
+
+        def work() -> None:
+            nonlocal progress
+            self._run_statements(prepared, group, done=done)
+            self.cursor.execute(AS_LOGIN_ROLE)
+            progress = self._progress(prepared, row, done=group.last, started=None)
+            self.run.history.write(self.cursor, progress)
+
+        self._retried(
+            lambda: self._in_transaction(work, script=prepared.script, begin=group.begin or BEGIN),
+            script=prepared.script,
+        )
+        self.run.record(progress)
 
     def _single(self, prepared: Prepared, statement: Statement, number: int, *, row: Entry, in_doubt: bool) -> None:
         def together() -> None:
@@ -783,7 +851,7 @@ class _Worker:
         if failure.sqlstate is None and failure.doing == COMMITTING:
             left = "The connection broke during COMMIT: state=status tells whether the migration is there."
         elif partial and entry is not None:
-            left = "%d of %d statements are done and recorded; the next run goes on with the next one." % (
+            left = "%d of %d statements are done and recorded; the next run goes on after them." % (
                 entry.statements_done or 0,
                 len(prepared.statements),
             )
@@ -800,10 +868,13 @@ class _Worker:
             **({"changed": True} if partial else {}),
             notices=list(self.notices),
             lock_waits=self.lock_waits,
+            records=self._records(),
+            transactional=prepared.transactional,
+            transactional_reason=prepared.reason,
             **failure.facts(),
         ) from failure
 
 
-RETRIED = ("55P03", "40P01")
+RETRIED = ("55P03", "40P01", "40001")
 #: What the server says when a statement in doubt has in fact done its work before: the object is there, or gone.
 DONE_BEFORE = ("42P04", "42P07", "42710", "3D000", "42704")

@@ -315,6 +315,51 @@ def transaction_control(statement: Statement) -> str | None:
     return None
 
 
+BEGINNINGS = ("BEGIN", "START TRANSACTION")
+ENDINGS = ("COMMIT", "END")
+
+
+def beginning(statement: Statement) -> str | None:
+    """Return the text of a BEGIN that asks for a transaction of some kind, or None when it names none."""
+    return statement.text if set(statement.words) - {"BEGIN", "START", "WORK", "TRANSACTION"} else None
+
+
+def enum_value_used_later(statements: Sequence[Statement]) -> tuple[Statement, Statement] | None:
+    """Return the first ``ALTER TYPE ... ADD VALUE`` whose value a later statement writes out, and that statement.
+
+    A value may be used in the transaction that adds it only when that transaction has made the type
+    (https://www.postgresql.org/docs/current/sql-altertype.html, Notes).
+    """
+    made = set()
+    for number, statement in enumerate(statements):
+        words = statement.words
+        if words[:2] == ("CREATE", "TYPE"):
+            made.add(_qualified(statement.head[2:]))
+        if words[:2] != ("ALTER", "TYPE") or not {"ADD", "VALUE"} <= set(words[2:8]):
+            continue
+        value = next((token for token in statement.head if token.endswith("'")), "")
+        if not value or _qualified(statement.head[2:]) in made:
+            continue
+        written = value[value.index("'") :]
+        for later in statements[number + 1 :]:
+            if written in later.text and not _adds_value(later):
+                return statement, later
+    return None
+
+
+def _adds_value(statement: Statement) -> bool:
+    return statement.words[:2] == ("ALTER", "TYPE") and "VALUE" in statement.words[2:8]
+
+
+def _qualified(head: Sequence[str]) -> tuple[str, ...]:
+    """Return the parts of the name that ``head`` begins with."""
+    parts = [identifier(head[0])] if head else []
+    while len(head) > 2 and head[1] == ".":
+        head = head[2:]
+        parts.append(identifier(head[0]))
+    return tuple(parts)
+
+
 def outside_transaction(statement: Statement) -> str | None:
     """Return the command that the server refuses inside a transaction block, or None.
 
@@ -336,6 +381,9 @@ OUTSIDE_TRANSACTION = re.compile(
       | CLUSTER(?=(?:[ ]VERBOSE|[ ]\([ ]\w*)?$)
       | (?:CREATE|DROP)[ ](?:DATABASE|TABLESPACE)
       | ALTER[ ]SYSTEM
+      | CREATE[ ]SUBSCRIPTION(?!.*[ ](?:CREATE_SLOT|CONNECT)[ ](?:FALSE|OFF)(?:[ ]|$))
+      | DROP[ ]SUBSCRIPTION
+      | ALTER[ ]SUBSCRIPTION[ ](?:"(?:[^"]|"")*"|\S+)[ ](?:REFRESH|(?:SET|ADD|DROP)[ ]PUBLICATION)
       | ALTER[ ]DATABASE[ ](?:"(?:[^"]|"")*"|\S+)[ ]SET[ ]TABLESPACE
       | ALTER[ ]TABLE[ ](?:.*[ ])?DETACH[ ]PARTITION[ ].*[ ]CONCURRENTLY$
       | DISCARD[ ]ALL
@@ -348,6 +396,23 @@ OUTSIDE_TRANSACTION = re.compile(
 def may_control_transactions(statement: Statement) -> bool:
     """Whether the statement runs code that can commit by itself, which it may do outside a transaction block only."""
     return statement.words[0] in ("CALL", "DO")
+
+
+def commits_by_itself(statement: Statement) -> bool:
+    """Whether the statement is a DO whose code writes out COMMIT or ROLLBACK, so that no transaction may hold it."""
+    if statement.words[0] != "DO":
+        return False
+    text = COMMENT.sub(" ", statement.text)
+    for match in BODY_COMMIT.finditer(text):
+        before = text[: match.start()].rstrip().upper()
+        if before.endswith((";", "$", *BEFORE_COMMAND)):
+            return True
+    return False
+
+
+COMMENT = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
+BODY_COMMIT = re.compile(r"\b(?:COMMIT|ROLLBACK)\s*(?:AND\s+(?:NO\s+)?CHAIN\s*)?;", re.IGNORECASE)
+BEFORE_COMMAND = ("BEGIN", "THEN", "ELSE", "LOOP")
 
 
 def sets_session(statement: Statement) -> bool:

@@ -125,7 +125,7 @@ def test_no_transaction_and_an_allowance_stand_together():
 # Files that cannot be read
 
 
-@pytest.mark.parametrize("text", ["BEGIN;", "VACUUM;", "SELECT 'a", "-- holdfast: nonsense\nSELECT 1;"])
+@pytest.mark.parametrize("text", ["BEGIN;", "COMMIT;", "SELECT 'a", "-- holdfast: nonsense\nSELECT 1;"])
 def test_what_the_runner_refuses_is_a_finding(text):
     ((line, _column, rule, reason),) = examined(text).up.complaints
     assert (line, rule) == (1, "unreadable") and "/m/1_a.up.sql:1" in reason

@@ -19,7 +19,12 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._migration.layou
     migrations,
     version_key,
 )
-from ansible_collections.holdfast.postgres.plugins.module_utils._migration.plan import plan_down, plan_up, prepare
+from ansible_collections.holdfast.postgres.plugins.module_utils._migration.plan import (
+    BEGIN,
+    plan_down,
+    plan_up,
+    prepare,
+)
 
 UP = "SELECT %d;"
 
@@ -161,11 +166,15 @@ def test_reverting_refuses_a_changed_file():
 @pytest.mark.parametrize(
     ("text", "line", "reason"),
     [
-        ("SELECT 1;\nBEGIN;\nSELECT 2;\nCOMMIT;", 2, "BEGIN is not allowed"),
         ("SELECT 1;\n\nCOMMIT;", 3, "COMMIT is not allowed"),
+        ("SELECT 1;\nBEGIN;\nSELECT 2;", 2, "BEGIN is not allowed here: no COMMIT follows"),
+        ("BEGIN;\nSTART TRANSACTION;\nCOMMIT;", 2, "START TRANSACTION is not allowed"),
+        ("BEGIN;\nSELECT 1;\nROLLBACK;", 3, "ROLLBACK is not allowed"),
+        ("BEGIN;\nSELECT 1;\nCOMMIT AND CHAIN;\nCOMMIT;", 3, "COMMIT AND CHAIN is not allowed"),
+        ("BEGIN;\nSELECT 1;\nPREPARE TRANSACTION 'x';", 3, "PREPARE TRANSACTION 'x' is not allowed"),
+        ("COMMIT;\nBEGIN;", 1, "COMMIT is not allowed"),
         (NO_TRANSACTION + "BEGIN;", 2, "BEGIN is not allowed"),
-        ("SELECT 1;\nCREATE INDEX CONCURRENTLY i ON t (a);", 2, "cannot run inside a transaction"),
-        ("VACUUM;", 1, "cannot run inside a transaction"),
+        ("BEGIN;\nCREATE INDEX CONCURRENTLY i ON t (a);\nEND;", 2, "cannot run inside a transaction"),
         ("-- holdfast: no-transactions\nSELECT 1", 1, "not known"),
         ("SELECT 1;\n\\i other.sql", 2, "psql"),
         ("SELECT 'a;\n", 1, "quote"),
@@ -179,9 +188,75 @@ def test_files_that_cannot_run_are_refused_with_their_line(text, line, reason):
     assert reason in error.msg
 
 
-def test_statement_outside_a_transaction_gets_the_hint_how():
-    error = refused(up, files("1", v1="VACUUM t"), [])
-    assert "-- holdfast: no-transaction" in error.hint
+def prepared(text, *, step="up"):
+    return prepare(Script("x.sql", text), step=step)
+
+
+def groups(text, *, step="up"):
+    return [(group.first, group.last, group.begin) for group in prepared(text, step=step).groups]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CREATE TABLE a ();",
+        "BEGIN; CREATE TABLE a (); COMMIT;",
+        "-- about\nstart transaction;\nCREATE TABLE a ();\nend;",
+        "SET search_path = app; BEGIN WORK; CREATE TABLE a (); COMMIT TRANSACTION; RESET search_path;",
+        "ALTER TYPE mood ADD VALUE 'glad'; SELECT 'sad'::mood;",
+        "CREATE TYPE Mood AS ENUM (); ALTER TYPE mood ADD VALUE 'glad'; SELECT 'glad'::mood;",
+        "BEGIN; COMMIT;",
+        "",
+        "DO $$ BEGIN RAISE NOTICE 'COMMIT;'; /* COMMIT; */ END $$",
+    ],
+)
+def test_file_that_can_be_one_transaction_is_one(text):
+    file = prepared(text)
+    assert (file.transactional, file.reason, len(file.groups)) == (True, None, 1)
+    assert file.groups[0].begin == BEGIN
+    assert not [s for s in file.statements if s.words[0] in ("BEGIN", "COMMIT", "START", "END")]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("SELECT 1;\nVACUUM t", "VACUUM in line 2"),
+        ("CREATE INDEX CONCURRENTLY i ON t (a);", "CREATE INDEX CONCURRENTLY in line 1"),
+        ("CREATE SUBSCRIPTION s CONNECTION 'x' PUBLICATION p;", "CREATE SUBSCRIPTION in line 1"),
+        ("ALTER TYPE mood ADD VALUE 'glad';\n\nUPDATE t SET m = 'glad';", "line 1 adds is used in line 3"),
+        ("ALTER TYPE app.\"Mood\" ADD VALUE IF NOT EXISTS 'it''s';SELECT $$'it''s'$$", "enum value"),
+        ("DO $$ BEGIN LOOP -- on\n COMMIT; END LOOP; END $$", "ends its transaction by itself"),
+        ("BEGIN; SELECT 1; COMMIT;\nBEGIN;\nSELECT 2; COMMIT", "transactions of its own"),
+        ("BEGIN; SELECT 1; COMMIT;\nSELECT 2;", "transactions of its own"),
+        (NO_TRANSACTION + "SELECT 1", "says no-transaction"),
+    ],
+)
+def test_file_that_cannot_be_one_transaction_says_why(text, reason):
+    file = prepared(text)
+    assert not file.transactional
+    assert reason in file.reason
+
+
+def test_file_is_cut_into_its_own_transactions_and_the_statements_between():
+    text = "SELECT 1; BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT 2; SELECT 3; COMMIT; VACUUM; BEGIN; SELECT 5; END;"
+    assert groups(text) == [
+        (1, 1, None),
+        (2, 3, "BEGIN ISOLATION LEVEL SERIALIZABLE"),
+        (4, 4, None),
+        (5, 5, BEGIN),
+    ]
+    assert groups("BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT 1; COMMIT") == [
+        (1, 1, "BEGIN ISOLATION LEVEL SERIALIZABLE")
+    ]
+
+
+def test_verification_may_be_written_as_a_transaction_that_is_undone():
+    assert groups("BEGIN; SELECT 1; ROLLBACK;", step="verify") == [(1, 1, BEGIN)]
+
+
+def test_file_that_stopped_at_a_statement_may_go_on_without_its_directive():
+    entry = stopped("VACUUM t; SELECT 2;", 1)
+    assert up(files("1", v1="VACUUM t; SELECT 3;"), [entry]) == ["1"]
 
 
 def test_steps_down_and_verifications_of_pending_migrations_are_examined_too():
