@@ -1,0 +1,2 @@
+DROP TABLE rental;
+DELETE FROM bicycle;

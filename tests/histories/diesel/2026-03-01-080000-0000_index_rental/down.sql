@@ -1,0 +1,1 @@
+DROP INDEX CONCURRENTLY rental_bicycle_idx;

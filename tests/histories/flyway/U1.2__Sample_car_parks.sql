@@ -1,0 +1,2 @@
+DELETE FROM parking.space;
+DELETE FROM parking.car_park;

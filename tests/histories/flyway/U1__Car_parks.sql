@@ -1,0 +1,2 @@
+-- Repeatable migrations have put views into the schema.
+DROP SCHEMA parking CASCADE;

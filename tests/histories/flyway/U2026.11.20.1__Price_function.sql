@@ -1,0 +1,1 @@
+DROP FUNCTION parking.price(parking.tariff_kind, int);

@@ -1,0 +1,1 @@
+ALTER TABLE parking.payment DROP COLUMN currency CASCADE;

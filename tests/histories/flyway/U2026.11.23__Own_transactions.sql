@@ -1,0 +1,1 @@
+ALTER TABLE parking.vehicle DROP COLUMN blocked;

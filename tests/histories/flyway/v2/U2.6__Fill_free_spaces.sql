@@ -1,0 +1,1 @@
+UPDATE parking.car_park SET free_spaces = 0;

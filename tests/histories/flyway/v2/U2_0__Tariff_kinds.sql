@@ -1,0 +1,2 @@
+DROP TABLE parking.tariff CASCADE;
+DROP TYPE parking.tariff_kind;

@@ -1,0 +1,1 @@
+DROP INDEX CONCURRENTLY library.loan_due_on_idx;

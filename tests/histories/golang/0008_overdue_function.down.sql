@@ -1,0 +1,2 @@
+UPDATE library.loan SET status = 'open' WHERE status = 'overdue';
+DROP FUNCTION library.mark_overdue(date);

@@ -1,0 +1,2 @@
+DROP VIEW library.member_summary;
+DROP VIEW library.open_loan;

@@ -1,0 +1,1 @@
+ALTER TABLE library.loan DROP CONSTRAINT loan_copy_open_key;

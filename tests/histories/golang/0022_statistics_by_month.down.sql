@@ -1,0 +1,1 @@
+DROP MATERIALIZED VIEW library.loans_by_month;

@@ -1,0 +1,2 @@
+ALTER TABLE library.fine ATTACH PARTITION library.fine_2025 FOR VALUES FROM ('2025-01-01') TO ('2026-01-01');
+ALTER TABLE library.fine_2025 DROP CONSTRAINT IF EXISTS fine_2025_raised_on_check;

@@ -1,0 +1,1 @@
+ALTER TABLE library.fine DETACH PARTITION library.fine_2025 CONCURRENTLY;

@@ -1,0 +1,3 @@
+REINDEX TABLE CONCURRENTLY library.loan;
+CLUSTER library.copy USING copy_pkey;
+VACUUM (ANALYZE);

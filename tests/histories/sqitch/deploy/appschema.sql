@@ -1,0 +1,7 @@
+-- Deploy clinic:appschema to pg
+
+BEGIN;
+
+CREATE SCHEMA clinic;
+
+COMMIT;

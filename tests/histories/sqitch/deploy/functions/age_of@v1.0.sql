@@ -1,0 +1,9 @@
+-- Deploy clinic:functions/age_of to pg
+
+BEGIN;
+
+CREATE OR REPLACE FUNCTION clinic.age_of(who bigint) RETURNS int LANGUAGE sql STABLE AS $$
+    SELECT EXTRACT(year FROM age(current_date, born_on))::int FROM clinic.patient WHERE patient_id = who;
+$$;
+
+COMMIT;

@@ -1,0 +1,7 @@
+-- Revert clinic:patients from pg
+
+BEGIN;
+
+DROP TABLE clinic.patient;
+
+COMMIT;

@@ -1,0 +1,7 @@
+-- Revert clinic:visits from pg
+
+BEGIN;
+
+DROP TABLE clinic.visit CASCADE;
+
+COMMIT;

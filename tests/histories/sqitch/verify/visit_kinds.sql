@@ -1,0 +1,7 @@
+-- Verify clinic:visit_kinds on pg
+
+BEGIN;
+
+SELECT kind FROM clinic.visit WHERE false;
+
+ROLLBACK;

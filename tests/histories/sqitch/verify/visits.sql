@@ -1,0 +1,7 @@
+-- Verify clinic:visits on pg
+
+BEGIN;
+
+SELECT came_at FROM clinic.visit WHERE false;
+
+ROLLBACK;
