@@ -373,6 +373,25 @@ def test_syntax_is_that_of_the_server(pg18: TestServer, pg16: TestServer, live: 
     assert (finding.rule, finding.line, finding.column, finding.at_most) == ("syntax-error", 2, 2, "error")
 
 
+@pytest.mark.parametrize("server_name", ["pg16", "pg_distribution"])
+def test_older_servers_are_asked_the_same(server_name: str, request: pytest.FixtureRequest) -> None:
+    server = request.getfixturevalue(server_name)
+    server.create_database("lint_older", SCHEMA)
+    try:
+        truncated, dropped, rewritten = findings(
+            server,
+            "lint_older",
+            v1_up="TRUNCATE party CASCADE",
+            v2_up="DROP TYPE mood CASCADE",
+            v3_up="ALTER TABLE party ALTER name TYPE varchar(10), ALTER amount TYPE numeric(12,2)",
+        )
+        assert rows(truncated) == EMPTIED
+        assert list(dropped.objects) == ["column mood of table diary", "function moody(mood)"]
+        assert rows(rewritten) == {"public.party": 10}
+    finally:
+        server.drop_database("lint_older")
+
+
 # The module
 
 

@@ -525,6 +525,12 @@ def _hidden(statement: Statement) -> Iterator[Effect]:
                 yield Effect(HIDDEN, object_type=match.group(1).lower(), cause=routine or "a DO block")
 
 
+def hidden(text: str) -> tuple[Effect, ...]:
+    """Return what a text that cannot be split into statements would truncate or drop with CASCADE somewhere."""
+    found = _CASCADE.finditer(_without_comments(text))
+    return tuple(Effect(HIDDEN, object_type=match.group(1).lower(), cause="a file for psql") for match in found)
+
+
 def _plain(text: str) -> list[Effect]:
     try:
         found = scanner.statements(text)

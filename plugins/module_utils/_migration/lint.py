@@ -59,6 +59,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 SHOWN_FINDINGS = 5
 
+#: Commands of psql, which take the rest of their line, and the rows that follow COPY ... FROM STDIN.
+PSQL = re.compile(
+    r"^[ \t]*\\.*$|^[ \t]*COPY\b[^;]*?\bFROM[ \t]+STDIN\b[^;]*;[^\n]*\n(?:.*\n)*?\\\.[ \t]*$",
+    re.MULTILINE | re.IGNORECASE,
+)
 ALLOWANCE = re.compile(r"--[ \t]*holdfast[ \t]*:[ \t]*allow[ \t]+([\w-]+(?:[ \t]*,[ \t]*[\w-]+)*)[ \t]*:?(.*)", re.I)
 
 
@@ -80,33 +85,46 @@ def examine(found: Iterable[Migration]) -> list[Subject]:
 
 def _examine(script: Script, *, step: str) -> File:
     try:
-        found = prepare(script, step=step).statements
+        prepare(script, step=step)
     except HoldfastError as exc:
         complaint = (exc.details.get("line") or 1, 1, "unreadable", exc.msg)
         return File(path=script.path, complaints=(complaint,), allowed=_allowances(script.text))
-    permits = _allowances_by_statement(script.text)
-    examined, complaints = [], []
-    for statement in found:
-        reading = effects.read(statement)
-        line, column = scanner.place(script.text, statement.offset)
-        if reading.complaint:
-            complaints.append((line, column, "syntax-error", reading.complaint))
-        examined.append(
-            Examined(
-                line=line,
-                column=column,
-                shown=statement.shown,
-                effects=reading.effects,
-                allowed=permits.get(statement.offset, {}),
-            )
-        )
+    text, is_sql = _sql(script.text)
+    try:
+        pieces = scanner.split(text)
+    except scanner.ScanError:
+        found = Examined(line=1, column=1, shown="", effects=effects.hidden(text), allowed=_allowances(text))
+        return File(path=script.path, statements=(found,), allowed=found.allowed)
+    examined: list[Examined] = []
+    complaints = []
+    begin = 0
+    for piece in pieces:
+        statement = piece.statement
+        if statement is not None:
+            reading = effects.read(statement)
+            line, column = scanner.place(text, statement.offset)
+            # What psql puts in place of its variables is not known here.
+            if reading.complaint and is_sql:
+                complaints.append((line, column, "syntax-error", reading.complaint))
+            allowed = _allowances(text[begin : statement.offset])
+            examined.append(Examined(line, column, statement.shown, reading.effects, allowed))
+        begin += len(piece.text)
     return File(
         path=script.path,
         statements=tuple(examined),
         complaints=tuple(complaints),
-        allowed=examined[0].allowed if examined else _allowances(script.text),
-        is_parsed=effects.PARSER is not None,
+        allowed=examined[0].allowed if examined else _allowances(text),
+        is_parsed=is_sql and effects.PARSER is not None,
     )
+
+
+def _sql(text: str) -> tuple[str, bool]:
+    """Return ``text`` with what only psql understands replaced by spaces, and whether there was nothing of it."""
+    try:
+        scanner.split(text)
+    except scanner.ScanError:
+        return PSQL.sub(lambda match: re.sub(r"\S", " ", match.group()), text), False
+    return text, True
 
 
 def _allowances(text: str) -> dict[str, str]:
@@ -117,20 +135,6 @@ def _allowances(text: str) -> dict[str, str]:
         comments = text.split("\n")
     matches = filter(None, map(ALLOWANCE.fullmatch, comments))
     return {rule.strip().lower(): match.group(2).strip() for match in matches for rule in match.group(1).split(",")}
-
-
-def _allowances_by_statement(text: str) -> dict[int, dict[str, str]]:
-    """Return the allowances in the comments before each statement, by the statement's offset."""
-    found: dict[int, dict[str, str]] = {}
-    begin = 0
-    try:
-        for piece in scanner.split(text):
-            if piece.statement is not None:
-                found[piece.statement.offset] = _allowances(text[begin : piece.statement.offset])
-            begin += len(piece.text)
-    except scanner.ScanError:  # a file for psql, which the runner reads otherwise
-        return {}
-    return found
 
 
 # -- squawk -------------------------------------------------------------------------------------------------------
@@ -151,7 +155,7 @@ def squawk_findings(
         for step, script, file in (("up", migration.up, subject.up), ("down", migration.down, subject.down)):
             if script is not None and file is not None and script.text.strip():
                 files.append((migration, script, file, step))
-                inputs.append(squawk.Input(text=script.text, in_transaction=_is_transactional(script, step)))
+                inputs.append(squawk.Input(text=_sql(script.text)[0], in_transaction=_is_transactional(script, step)))
     new = _touching_new_tables(subjects)
     said, strange = squawk.complaints(inputs, program=program, pg_version=pg_version, environment=environment)
     found: dict[tuple[Any, ...], Finding] = {}

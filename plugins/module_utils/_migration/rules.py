@@ -431,10 +431,17 @@ class _Rules:
             % (
                 effect.object_type.upper(),
                 effect.cause,
-                "its text is put together when it runs" if effect.cause == "a DO block" else "whoever calls it runs it",
+                _HIDDEN[effect.cause],
             ),
             "Write the statement plainly in the migration. " + HOW_TO_ALLOW % "dynamic-cascade",
         )
+
+
+_HIDDEN = {
+    "a DO block": "its text is put together when it runs",
+    "a routine": "whoever calls it runs it",
+    "a file for psql": "its statements cannot be told apart",
+}
 
 
 def _what(effect: Effect) -> str:

@@ -137,6 +137,36 @@ def test_what_the_parser_refuses_is_a_finding_at_its_statement():
     assert subject.up.statements[2].effects[0].kind == effects.TRUNCATE
 
 
+PSQL = """\\set ON_ERROR_STOP on
+CREATE TABLE a (t text);
+COPY a FROM STDIN;
+it's; a
+row\\twith TRUNCATE b CASCADE;
+\\.
+-- holdfast: allow truncate-cascade: test data
+TRUNCATE party CASCADE;
+SELECT :'name';
+"""
+
+
+def test_what_only_psql_understands_hides_nothing(monkeypatch):
+    monkeypatch.setattr(lint, "prepare", lambda _script, step: None)  # as where the runner has psql run the file
+    file = examined(PSQL).up
+    assert [(s.line, s.shown) for s in file.statements] == [
+        (2, "CREATE TABLE a (t text)"),
+        (8, "TRUNCATE party CASCADE"),
+        (9, "SELECT :'name'"),
+    ]
+    assert file.complaints == () and not file.is_parsed
+    assert file.statements[1].effects[0].cascade and file.statements[1].allowed == {"truncate-cascade": "test data"}
+
+
+def test_a_file_that_cannot_be_split_is_searched(monkeypatch):
+    monkeypatch.setattr(lint, "prepare", lambda _script, step: None)
+    (statement,) = examined("\\if :x\nTRUNCATE party CASCADE;\n\\endif 'open\nSELECT 'a").up.statements
+    assert [(e.kind, e.cause) for e in statement.effects] == [("hidden", "a file for psql")]
+
+
 def test_a_file_without_statements_is_read():
     assert examined("-- nothing\n").up.statements == ()
     assert said("-- nothing\n") == []
