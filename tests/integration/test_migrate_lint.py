@@ -109,6 +109,7 @@ def test_truncate_cascade_names_every_table_and_its_rows(pg18: TestServer, live:
     assert all(table["exact"] and table["size_bytes"] > 0 for table in finding.tables)
     for table, count in EMPTIED.items():
         assert "%s (%d row" % (table, count) in finding.message
+    assert "6 tables with 28 rows: public.party (10 rows), public.loan" in finding.message
 
 
 def test_truncate_cascade_that_reaches_nothing_else_is_a_warning(pg18: TestServer, live: str) -> None:

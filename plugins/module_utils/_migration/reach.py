@@ -27,6 +27,9 @@ else:
     Connection = Any
     Cursor = Any
 
+#: Of an object in the catalog, as pg_depend has it.
+Address = tuple[int, int, int]
+
 APPLICATION_NAME = "holdfast lint"
 #: Nobody waits behind a lint: it waits for no lock longer than this, and reads no table longer than that.
 SETTINGS = {
@@ -172,9 +175,25 @@ class Catalog:
         """Return what DROP ... CASCADE of these takes along."""
         columns = list(zip(*((f.classid, f.objid, f.objsubid) for f in found))) or [(), (), ()]
         self._ask(_DROPPED, tuple(map(list, columns)))
-        rows = self.cursor.fetchall()
-        objects = tuple(sorted(description for description, cascaded, _table in rows if cascaded and description))
-        return Reach(objects=objects, tables=tuple(self.tables(table for _d, _c, table in rows if table)))
+        going: dict[Address, tuple[bool, bool]] = {}
+        owners: dict[Address, list[Address]] = {}
+        tables = set()
+        for *address, cascaded, is_relation, table, owner_classid, owner_objid, owner_objsubid in self.cursor:
+            key = (address[0], address[1], address[2])
+            going[key] = (cascaded, is_relation)
+            owners.setdefault(key, []).append((owner_classid, owner_objid, owner_objsubid))
+            if table:
+                tables.add(key[1])
+        listed = [
+            key
+            for key, (cascaded, is_relation) in going.items()
+            if cascaded
+            and (is_relation or not any(o in going or (o[0], o[1], 0) in going for o in owners[key]))
+            and not (key[2] and (key[0], key[1], 0) in going)
+        ]
+        self._ask(_DESCRIBED, tuple(map(list, zip(*listed))) or ([], [], []))
+        objects = tuple(sorted(description for (description,) in self.cursor.fetchall() if description))
+        return Reach(objects=objects, tables=tuple(self.tables(tables)))
 
     def tables(self, oids: Iterable[int]) -> list[Table]:
         """Return tables with their rows and sizes, in the order of their names; partitioned ones hold nothing."""
@@ -400,27 +419,28 @@ WITH RECURSIVE reached (classid, objid, objsubid, named, cascaded) AS (
     SELECT classid, objid, objsubid, pg_catalog.bool_or(named) AS named, pg_catalog.bool_or(cascaded) AS cascaded
       FROM reached
      GROUP BY classid, objid, objsubid
-), parts AS (
-    SELECT DISTINCT g.classid, g.objid, g.objsubid
-      FROM going AS g
-      JOIN pg_catalog.pg_depend AS d ON d.classid = g.classid AND d.objid = g.objid AND d.objsubid = g.objsubid
-      JOIN going AS o ON o.classid = d.refclassid AND o.objid = d.refobjid AND o.objsubid IN (0, d.refobjsubid)
-     WHERE d.deptype IN ('a', 'e', 'i', 'P', 'S')
-    EXCEPT
-    SELECT 'pg_catalog.pg_class'::pg_catalog.regclass, c.oid, 0
-      FROM pg_catalog.pg_class AS c
-     WHERE c.relkind IN ('r', 'p', 'm', 'f', 'v')
 )
-SELECT pg_catalog.pg_describe_object(g.classid, g.objid, g.objsubid),
-       g.cascaded AND NOT g.named AND p.classid IS NULL AND (g.objsubid = 0 OR w.classid IS NULL),
+SELECT g.classid::int8, g.objid::int8, g.objsubid,
+       g.cascaded AND NOT g.named,
+       g.objsubid = 0 AND c.relkind IS NOT NULL,
        -- A table that loses a column is told with its rows, too.
-       c.oid::int8
+       c.relkind IN ('r', 'p', 'm', 'f'),
+       d.refclassid::int8, d.refobjid::int8, d.refobjsubid
   FROM going AS g
-  LEFT JOIN parts AS p ON p.classid = g.classid AND p.objid = g.objid AND p.objsubid = g.objsubid
-  LEFT JOIN going AS w ON w.classid = g.classid AND w.objid = g.objid AND w.objsubid = 0
   LEFT JOIN pg_catalog.pg_class AS c
          ON g.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND c.oid = g.objid
-        AND c.relkind IN ('r', 'p', 'm', 'f')
+        AND c.relkind IN ('r', 'p', 'm', 'f', 'v')
+  -- What it is a part of.
+  LEFT JOIN pg_catalog.pg_depend AS d
+         ON d.classid = g.classid AND d.objid = g.objid AND d.objsubid = g.objsubid
+        AND d.deptype IN ('a', 'e', 'i', 'P', 'S')
+"""
+
+_DESCRIBED = """
+SELECT pg_catalog.pg_describe_object(s.classid::pg_catalog.oid, s.objid::pg_catalog.oid, s.objsubid)
+  FROM ROWS FROM (
+      pg_catalog.unnest(%s::int8[]), pg_catalog.unnest(%s::int8[]), pg_catalog.unnest(%s::int4[])
+  ) AS s (classid, objid, objsubid)
 """
 
 _TABLES = """

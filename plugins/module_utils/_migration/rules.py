@@ -31,6 +31,7 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._migration.reach
     SETTINGS,
     Catalog,
     Reach,
+    Table,
     Unknown,
     size,
 )
@@ -206,7 +207,7 @@ class _Rules:
         beyond = [table for table in tables if table.oid not in named]
         message = "TRUNCATE ... CASCADE%s would empty %s%s%s" % (
             _cause(effect),
-            _listed([str(table) for table in tables], "table"),
+            _told(tables),
             "".join("; %s, which this run creates, too" % _written(name) for name in created),
             self._missing(missing),
         )
@@ -274,7 +275,7 @@ class _Rules:
             % (
                 _what(effect),
                 _listed(reach.objects, "object") if reach.objects else "nothing else that is there now",
-                "; data is in " + _listed([str(table) for table in reach.tables], "table") if reach.tables else "",
+                "; data is in " + _told(reach.tables) if reach.tables else "",
                 self._missing(missing),
             ),
             "Drop each object by its name, without CASCADE. " + HOW_TO_ALLOW % "drop-cascade",
@@ -304,7 +305,7 @@ class _Rules:
                 % (
                     "Column" if column is not None else "Table",
                     _written(name),
-                    "%s values" % format(known, ",") if known is not None else _listed(map(str, tables), "table"),
+                    "%s values" % format(known, ",") if known is not None else _told(tables),
                 ),
                 "Stop using it in one deployment and drop it in a later one, or keep a copy that the step down reads. "
                 + HOW_TO_ALLOW % "down-cannot-restore",
@@ -373,7 +374,7 @@ class _Rules:
         if tables:
             self._say(
                 rule,
-                "%s %s." % (doing, _listed(map(str, tables), "table")),
+                "%s %s." % (doing, _told(tables)),
                 advice,
                 tables=tuple(table.as_dict() for table in tables),
             )
@@ -417,7 +418,7 @@ class _Rules:
         self._say(
             "table-rewrite",
             "%s writes the table anew, under a lock that keeps readers out: %s, %s with indexes."
-            % (cause, _listed(map(str, tables), "table"), size(total)),
+            % (cause, _told(tables), size(total)),
             "Add a new column, fill it in batches and exchange the names later, or choose a quiet hour. "
             + HOW_TO_ALLOW % "table-rewrite",
             tables=tuple(table.as_dict() for table in tables),
@@ -461,9 +462,22 @@ def _written(name: Name) -> str:
     return ".".join(part if re.fullmatch(r"[a-z_][a-z0-9_$]*", part) else '"%s"' % part for part in name)
 
 
-def _listed(items: Iterable[str], what: str) -> str:
-    """Return ``3 tables: a, b, c``, or what one item is called."""
+def _told(tables: Sequence[Table]) -> str:
+    """Return how many tables and rows there are, and the tables, those first that hold most."""
+    if len(tables) < 2:
+        return _listed(map(str, tables), "table")
+    known = sum(table.rows or 0 for table in tables)
+    sure = "" if all(table.exact for table in tables) else "about "
+    if any(table.rows is None for table in tables):
+        sure = "at least "
+    most_first = sorted(tables, key=lambda table: (table.rows is not None, -(table.rows or 0), table.name))
+    return _listed(map(str, most_first), "table", " with %s%s rows" % (sure, format(known, ",")))
+
+
+def _listed(items: Iterable[str], what: str, more_of: str = "") -> str:
+    """Return such as ``3 tables: a, b, c``, with ``more_of`` before the colon."""
     all_items = list(items)
-    more = len(all_items) - SHOWN_ITEMS
-    text = ", ".join(all_items[:SHOWN_ITEMS]) + (" and %d more" % more if more > 0 else "")
-    return "%d %s%s%s" % (len(all_items), what, "" if len(all_items) == 1 else "s", ": " + text if text else "")
+    left = len(all_items) - SHOWN_ITEMS
+    text = ", ".join(all_items[:SHOWN_ITEMS]) + (" and %d more" % left if left > 0 else "")
+    plural = "" if len(all_items) == 1 else "s"
+    return "%d %s%s%s%s" % (len(all_items), what, plural, more_of, ": " + text if text else "")
