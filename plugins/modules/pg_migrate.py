@@ -56,7 +56,7 @@ options:
         argument stands for O(target_version).
       - It finds the database by the variables of libpq, C(PGHOST), C(PGDATABASE), C(PGPASSFILE) and the others.
         The time-outs and O(role) are in C(PGOPTIONS).
-      - RV(changed) tells whether the output of C(status) is another one afterwards. While the program runs, and after
+      - C(changed) tells whether the output of C(status) is another one afterwards. While the program runs, and after
         it has failed, the history has a row that says so.
     type: dict
     suboptions:

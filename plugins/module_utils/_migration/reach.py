@@ -159,7 +159,7 @@ class Catalog:
             " JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = ANY (%s::int8[])",
             (list(oids),),
         )
-        return [(schema, name) for schema, name in self.cursor.fetchall()]
+        return [tuple(row) for row in self.cursor.fetchall()]
 
     def heirs(self, oids: Iterable[int]) -> list[int]:
         """Return tables with all that inherit from them, partitions included."""
