@@ -69,6 +69,14 @@ def test_migration_that_stopped_half_way_counts_as_the_deployments(pg18: TestSer
     assert refused.code == "swap_blocked" and "deployment d3" in refused.msg and "newest" not in refused.msg
 
 
+def test_migration_that_runs_whenever_it_changed_is_no_version(pg18: TestServer, pair: Pair) -> None:
+    pg18.execute(HISTORY, database=pair.side)
+    pg18.execute("INSERT INTO schema_version VALUES ('R__views', '2026-03-01', 'd4', 'applied')", database=pair.side)
+    refused = refusal(pair, schema_version="R__views", without_deployment="d4")
+    assert "newest migration is v2" in refused.msg and "deployment d4" in refused.msg
+    assert pair.swap(expected=Expected(schema_version="v2", without_deployment="d9"))["changed"]
+
+
 def test_replacement_without_a_history_is_not_what_was_recorded(pair: Pair) -> None:
     assert "newest migration is none" in refusal(pair, schema_version="v1").msg
     assert pair.swap(expected=Expected(without_deployment="d1"))["changed"]

@@ -27,6 +27,7 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._migration.histo
     PARTIAL,
     Entry,
     History,
+    current_version,
 )
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration.layouts import COMMAND
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration.locks import (
@@ -307,7 +308,8 @@ class _Run:
             "recorded": [],
             "pending": [],
             "history": [entry.as_row() for entry in self.entries],
-            "current_version": status.version if status.lines else None,
+            # What the history says, which is what an undo compares; the program may have been run by hand since.
+            "current_version": current_version(self.entries),
             "target": settings.target_version,
             "partial": any(entry.state != APPLIED for entry in self.entries),
             "program_status": status.lines,

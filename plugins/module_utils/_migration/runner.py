@@ -177,6 +177,7 @@ def _migrate(
             if rows and not check:
                 with lock.connection.cursor() as cursor:
                     history.record(cursor, rows, lock_timeout_ms=settings.lock_timeout_ms)
+                run.entries, run.adopted = [*run.entries, *rows], []
             run.recorded = adoption.listed(rows, found)
             if check:
                 run.predicted = steps
@@ -218,7 +219,7 @@ def _adopt(run: _Run, cursor: Cursor, *, state: str) -> list[Entry]:
             allow_missing=settings.allow_missing,
             allow_out_of_order=settings.allow_out_of_order,
         )
-        run.entries = [*run.entries, *rows]
+        run.adopted = rows
     elif state != "reverted" and settings.adopt != adoption.NONE and not run.entries:
         adoption.refuse_unknown_history(cursor, history=run.history, found=run.found)
     return rows
@@ -227,7 +228,7 @@ def _adopt(run: _Run, cursor: Cursor, *, state: str) -> list[Entry]:
 def _up(run: _Run) -> list[Step]:
     return plan_up(
         migrations=run.found.migrations,
-        entries=run.entries,
+        entries=[*run.entries, *run.adopted],
         key=run.found.key,
         target_version=run.settings.target_version,
         allow_out_of_order=run.settings.allow_out_of_order,
@@ -266,6 +267,8 @@ class _Run:
     history: History
     settings: Settings
     entries: list[Entry]
+    #: What the database has, but the history does not say yet.
+    adopted: list[Entry] = field(default_factory=list)
     pending: list[Step] = field(default_factory=list)
     predicted: list[Step] = field(default_factory=list)
     applied: list[dict[str, Any]] = field(default_factory=list)
@@ -288,7 +291,7 @@ class _Run:
     def result(self) -> dict[str, Any]:
         """Return the result of the module."""
         done = {row["version"] for row in self.applied}
-        after = [entry.version for entry in self.entries if entry.state == APPLIED]
+        after = [entry.version for entry in [*self.entries, *self.adopted] if entry.state == APPLIED]
         if self.predicted and self.reverted:
             gone = {row["version"] for row in self.reverted}
             after = [version for version in after if version not in gone]

@@ -20,10 +20,13 @@ with contextlib.suppress(ImportError):  # reported by connection.require_driver(
     import psycopg2
     from psycopg2 import sql
 
-# A history that was adopted may lack any column but the version; to_jsonb() gives NULL for those.
-READ_HISTORY = """
-SELECT r ->> 'version', r ->> 'deployment_id', coalesce(r ->> 'state', 'applied') = 'applied',
+# A history that was adopted may lack any column but the version; to_jsonb() gives NULL for those. What begins with R__
+# is no version, but a migration of Flyway's that runs whenever it changed.
+READ_HISTORY = r"""
+SELECT r ->> 'version', r ->> 'deployment_id',
+       coalesce(r ->> 'state', 'applied') = 'applied' AND r ->> 'version' NOT LIKE 'R\_\_%',
        pg_catalog.rank() OVER (ORDER BY coalesce(r ->> 'state', 'applied') = 'applied' DESC,
+                                        r ->> 'version' LIKE 'R\_\_%',
                                         (r ->> 'applied_at')::timestamptz DESC NULLS LAST) = 1
   FROM (SELECT pg_catalog.to_jsonb(h) AS r FROM {history} AS h) AS rows
 """
