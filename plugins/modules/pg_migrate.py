@@ -196,6 +196,13 @@ options:
     description: The longest time between two statements of a file, in milliseconds; V(0) for no limit.
     type: int
     default: 0
+  max_blocking_s:
+    description:
+      - The longest time in seconds for which a migration may make any other session wait; V(0) for no limit.
+      - A statement that takes longer with somebody waiting for it, or behind it, is cancelled and the migration fails.
+        Only the session of the migration is cancelled; nobody else's.
+    type: float
+    default: 0
   allow_out_of_order:
     description: Whether to apply migrations that are older than the newest applied one.
     type: bool
@@ -578,6 +585,7 @@ SETTINGS = (
     "lock_retries",
     "statement_timeout_ms",
     "idle_in_transaction_session_timeout_ms",
+    "max_blocking_s",
     "allow_out_of_order",
     "allow_missing",
     "role",
@@ -623,6 +631,7 @@ def argument_spec() -> dict[str, dict[str, Any]]:
         "lock_retries": {"type": "int", "default": 5},
         "statement_timeout_ms": {"type": "int", "default": 0},
         "idle_in_transaction_session_timeout_ms": {"type": "int", "default": 0},
+        "max_blocking_s": {"type": "float", "default": 0},
         "allow_out_of_order": {"type": "bool", "default": False},
         "allow_missing": {"type": "bool", "default": False},
         "role": {"type": "str"},

@@ -19,7 +19,7 @@ from tests.support.server import TestServer
 
 
 def run(
-    server: TestServer,
+    server: TestServer | Server,
     database: str,
     files: Mapping[str, str],
     *,
@@ -29,7 +29,7 @@ def run(
 ) -> dict[str, Any]:
     """Migrate with ``files``, texts by names such as ``1_a.up.sql``; return the result of the engine."""
     return migrate(
-        server=server.server,
+        server=server if isinstance(server, Server) else server.server,
         database=database,
         files=[SourceFile("/m/" + name, text.encode()) for name, text in files.items()],
         state=state,

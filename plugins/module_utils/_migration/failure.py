@@ -29,6 +29,10 @@ HINTS = {
     "57014": "Raise statement_timeout_ms if the time-out struck; otherwise somebody cancelled the statement.",
 }
 HINT = "Mend the file, then run the task again: what is recorded as applied stays."
+HINT_STOPPED = (
+    "Whoever waited goes on. Run it when fewer clients do, or write it so that it blocks nobody for long (concurrently,"
+    " in batches, NOT VALID and then VALIDATE), or raise max_blocking_s."
+)
 
 
 class StatementFailed(Exception):
@@ -43,6 +47,7 @@ class StatementFailed(Exception):
         number: int | None = None,
         total: int | None = None,
         doing: str = "",
+        stopped: str | None = None,
     ) -> None:
         super().__init__(str(cause))
         self.cause = cause
@@ -51,6 +56,8 @@ class StatementFailed(Exception):
         self.number = number
         self.total = total
         self.doing = doing
+        #: Why the runner itself had the statement cancelled.
+        self.stopped = stopped
 
     @property
     def sqlstate(self) -> str | None:
@@ -60,6 +67,8 @@ class StatementFailed(Exception):
     @property
     def hint(self) -> str:
         """The operator's next step."""
+        if self.stopped:
+            return HINT_STOPPED
         index = concurrent_index(self.statement) if self.statement else None
         if index is not None and not index.name:
             return "Drop the invalid index that the failed build left on %s, name the index in the file, run again." % (
@@ -105,6 +114,8 @@ class StatementFailed(Exception):
         return lines[line - first][:SHOWN_CHARACTERS].rstrip() if line - first < len(lines) else ""
 
     def _reason(self) -> str:
+        if self.stopped:
+            return "it was cancelled: " + clean(self.stopped)
         diag = getattr(self.cause, "diag", None)
         if diag is None or not diag.message_primary:
             return clean(" ".join(str(self.cause).split()))

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 import time
 from collections import deque
@@ -46,7 +47,6 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._migration.layou
 )
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration.locks import (
     APPLICATION_NAME,
-    BlockerWatch,
     RunnerLock,
     lock_worker,
     refuse_pooler,
@@ -62,11 +62,12 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._migration.plan 
     plan_up,
 )
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration.statements import Statement
+from ansible_collections.holdfast.postgres.plugins.module_utils._migration.watch import Effects, Watch
 
 try:
     import psycopg2
     from psycopg2 import errorcodes
-    from psycopg2.extensions import TRANSACTION_STATUS_INTRANS
+    from psycopg2.extensions import TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INTRANS
 except ImportError:  # reported by connection.require_driver()
     pass
 
@@ -103,6 +104,7 @@ class Settings:
     allow_missing: bool = False
     role: str | None = None
     adopt: str | None = None
+    max_blocking_s: float = 0
 
 
 def migrate(
@@ -202,6 +204,12 @@ def _check_settings(settings: Settings) -> None:
                 msg="%s is %d, which is not between 0 and %d." % (name, value, MAX_PARAMETER),
                 hint="Give a number of that range; 0 stands for no limit of time, and for no retry.",
             )
+    if not 0 <= settings.max_blocking_s < math.inf:
+        raise HoldfastError(
+            code="option_invalid",
+            msg="max_blocking_s is %g, which is no number of seconds from 0 on." % settings.max_blocking_s,
+            hint="Give the seconds for which a migration may make anybody wait; 0 stands for no limit.",
+        )
 
 
 def _adopt(run: _Run, cursor: Cursor, *, state: str) -> list[Entry]:
@@ -345,19 +353,15 @@ def _listed(step: Step) -> dict[str, Any]:
 def _worker(*, server: Server, lock: RunnerLock, run: _Run) -> Iterator[_Worker]:
     with server.session(run.database, application_name=APPLICATION_NAME) as connection:
         refuse_pooler(connection, database=run.database)
-        lock_timeout_s = run.settings.lock_timeout_ms / 1000
-        with BlockerWatch(
-            connection=lock.connection,
-            pid=connection.info.backend_pid,
-            delay_s=min(lock_timeout_s / 2, 1.0) if lock_timeout_s else 1.0,
-        ) as watch:
+        max_blocking_s = run.settings.max_blocking_s
+        with Watch(connection=lock.connection, worker=connection, max_blocking_s=max_blocking_s) as watch:
             yield _Worker(connection=connection, lock=lock, run=run, watch=watch)
 
 
 class _Worker:
     """The connection that runs the files, one after the other, each in a session that knows nothing of the last."""
 
-    def __init__(self, *, connection: Connection, lock: RunnerLock, run: _Run, watch: BlockerWatch) -> None:
+    def __init__(self, *, connection: Connection, lock: RunnerLock, run: _Run, watch: Watch) -> None:
         self.connection = connection
         self.cursor = connection.cursor()
         self.lock = lock
@@ -367,6 +371,7 @@ class _Worker:
         self.notices: deque[str] = deque(maxlen=MAX_NOTICES)
         self.lock_waits: list[dict[str, Any]] = []
         self.records: dict[int, dict[str, Any]] = {}
+        self.effects: dict[int, Effects] = {}
         self.recorded: Prepared | None = None
         self.started = 0.0
         self.fresh = False
@@ -454,6 +459,7 @@ class _Worker:
         self.started = time.monotonic()
         self.lock_waits = []
         self.records = {}
+        self.effects = {}
         self._keep_notices()
         self.notices.clear()
         self.lock.check()
@@ -494,7 +500,7 @@ class _Worker:
         }
 
     def _records(self) -> list[dict[str, Any]]:
-        return [self.records[number] for number in sorted(self.records)]
+        return [{**self.records[number], **self.effects[number].as_dict()} for number in sorted(self.records)]
 
     def _duration_ms(self) -> int:
         return round((time.monotonic() - self.started) * 1000)
@@ -543,6 +549,8 @@ class _Worker:
                 with contextlib.suppress(psycopg2.OperationalError, psycopg2.InterfaceError):
                     self.cursor.execute("ROLLBACK")
             raise
+        finally:
+            self.watch.rest()
 
     def _complete_history(self) -> None:
         self.run.history.complete(self.cursor)
@@ -567,19 +575,27 @@ class _Worker:
 
         def failed(cause: Exception | str) -> StatementFailed:
             return StatementFailed(
-                cause, script=prepared.script, statement=statement, number=number, total=len(prepared.statements)
+                cause,
+                script=prepared.script,
+                statement=statement,
+                number=number,
+                total=len(prepared.statements),
+                stopped=self.watch.stopped,
             )
 
         self.fresh = False
+        effects = self.effects.setdefault(number, Effects()) if prepared is self.recorded else Effects()
         begun = time.monotonic()
         try:
-            with self.watch.statement():
+            with self.watch.statement(effects):
                 self.cursor.execute(statement.text)
         except psycopg2.Error as exc:
             self._record(prepared, statement, number, begun=begun, sqlstate=exc.pgcode)
             raise failed(exc) from exc
         finally:
             self._keep_notices()
+            if self.connection.info.transaction_status == TRANSACTION_STATUS_IDLE:
+                self.watch.rest()
         self._record(prepared, statement, number, begun=begun)
         info = self.connection.info
         if info.parameter_status("client_encoding") != "UTF8":
@@ -594,7 +610,9 @@ class _Worker:
         if prepared is not self.recorded:
             return
         before = self.records.get(number, {"attempts": 0, "lock_wait_ms": 0})
-        waited_ms = self.settings.lock_timeout_ms if sqlstate == errorcodes.LOCK_NOT_AVAILABLE else 0
+        effects = self.effects[number]
+        timed_out_ms = self.settings.lock_timeout_ms if sqlstate == errorcodes.LOCK_NOT_AVAILABLE else 0
+        waited_ms, effects.waited_ms = max(effects.waited_ms, timed_out_ms), 0
         self.records[number] = {
             "number": number,
             "line": scanner.place(prepared.script.text, statement.offset)[0],
@@ -603,11 +621,6 @@ class _Worker:
             "rows": self.cursor.rowcount if sqlstate is None and self.cursor.rowcount >= 0 else None,
             "lock_wait_ms": before["lock_wait_ms"] + waited_ms,
             "attempts": before["attempts"] + 1,
-            "locks": {},
-            "strongest_lock": None,
-            "blocked_sessions": 0,
-            "blocked_ms": 0,
-            "progress": None,
         }
 
     def _keep_notices(self) -> None:
@@ -765,7 +778,7 @@ class _Worker:
         row = only_row(self.cursor)
         self.notices.append("holdfast: dropping the invalid index %s that a failed build left behind" % row[0])
         try:
-            with self.watch.statement():
+            with self.watch.statement(self.effects.setdefault(number, Effects())):
                 self.cursor.execute("DROP INDEX CONCURRENTLY IF EXISTS " + row[0])
         except psycopg2.Error as exc:
             raise StatementFailed(
