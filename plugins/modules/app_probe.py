@@ -43,10 +43,10 @@ options:
         choices: [error, warning]
         default: error
       stages:
-        description: When it is asked - after a deployment, after an undo.
+        description: When it is asked - before anything is touched, after a deployment, after an undo.
         type: list
         elements: str
-        choices: [verify, rollback]
+        choices: [preflight, verify, rollback]
         default: [verify]
       timeout_s:
         description: The longest that one attempt may take in seconds, all redirects of a request included.
@@ -239,9 +239,9 @@ options:
         type: list
         elements: int
   stage:
-    description: Only probes that name this stage are asked.
+    description: Only probes that name this stage are asked. All are read.
     type: str
-    choices: [verify, rollback]
+    choices: [preflight, verify, rollback]
     default: verify
   deadline_s:
     description:

@@ -23,7 +23,9 @@ STAGES = {
 }
 #: What a failure belongs to that came before any stage began.
 FIRST = {"deploy": "preflight"}
-ORDER = (*STAGES["deploy"], "rollback", "writes", "cleanup", "report")
+#: Those that a run has only where its inventory asks for them.
+OPTIONAL = ("probe",)
+ORDER = (*STAGES["deploy"], "probe", "rollback", "writes", "cleanup", "report")
 
 
 def report_document(deployment: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,7 +133,7 @@ def _missing_steps(
     """Return the steps that no stage recorded: those that failed, those that were not needed, and the report."""
     started = facts.get("started") or {}
     missing: list[dict[str, Any]] = []
-    for name in STAGES[kind]:
+    for name in (*STAGES[kind], *(stage for stage in OPTIONAL if started.get(stage))):
         if failure and failure["stage"] == name:
             times = {key: failure[key] for key in ("started_at", "finished_at")}
             details = {"details": _lint(facts)} if name == "lint" else {}
@@ -217,8 +219,16 @@ def _checks(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     keys = ("suite", "name", "severity", "status", "rows", "value", "message", "sample", "duration_ms", "tags")
     return [
         {**{key: row.get(key) for key in keys}, "stage": stage}
-        for stage, registered in (("preflight", "preflight"), ("verify", "verify"), ("rollback", "rollback_checks"))
-        for row in (facts.get(registered) or {}).get("results") or []
+        for stage, registered in (
+            ("preflight", "preflight"),
+            ("preflight", "probe_before"),
+            ("verify", "verify"),
+            ("verify", "probe"),
+            ("rollback", "rollback_checks"),
+            ("rollback", "probe_after_undo"),
+        )
+        for found in [facts.get(registered) or {}]
+        for row in found.get("results") or found.get("checks") or []
     ]
 
 
@@ -309,6 +319,8 @@ def _summary(document: Mapping[str, Any], facts: Mapping[str, Any], swapped: boo
         broken = _broken(document["checks"], "rollback")
         if broken:
             sentences.append("CHECKS FAILED AFTER THE UNDO: %s." % "; ".join(broken))
+        if facts.get("probe_failure"):
+            sentences.append("Whether the application works is not known: %s" % facts["probe_failure"])
     sentences += _stuck_poolers(facts)
     if facts.get("incomplete"):
         sentences.append("THE RECORD OF THIS RUN IS INCOMPLETE: %s" % facts["incomplete"])

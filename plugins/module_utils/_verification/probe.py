@@ -340,7 +340,7 @@ def probe_application(
     started = time.monotonic()
     results = run_probes(asked, attempt=asker.attempt, deadline_s=deadline_s, interval_s=interval_s)
     duration_s = round(time.monotonic() - started, 3)
-    return judged(results, left_out=len(chosen) - len(asked), duration_s=duration_s, fail_on=fail_on)
+    return judged(results, stage=stage, left_out=len(chosen) - len(asked), duration_s=duration_s, fail_on=fail_on)
 
 
 def _secrets_of(probe: Probe) -> list[str]:
@@ -353,7 +353,7 @@ def _secrets_of(probe: Probe) -> list[str]:
 
 
 def judged(
-    results: Sequence[Mapping[str, Any]], *, left_out: int = 0, duration_s: float, fail_on: str
+    results: Sequence[Mapping[str, Any]], *, stage: str, left_out: int = 0, duration_s: float, fail_on: str
 ) -> dict[str, Any]:
     """Return the keys of a module result; raises `HoldfastError` (``probe_failed``) with the same."""
     broken = [row for row in results if not row["ok"]]
@@ -366,7 +366,7 @@ def judged(
     answer: dict[str, Any] = {
         "changed": False,
         "probes": list(results),
-        "checks": [as_check(row) for row in results],
+        "checks": [as_check(row, stage=stage) for row in results],
         "failed_probes": len(failed),
         "warned_probes": len(broken) - len(failed),
         "duration_s": duration_s,
@@ -388,9 +388,10 @@ def _sentence(text: str) -> str:
     return text if text.endswith((".", "!", "?")) else text + "."
 
 
-def as_check(row: Mapping[str, Any]) -> dict[str, Any]:
+def as_check(row: Mapping[str, Any], *, stage: str) -> dict[str, Any]:
     """Return a probe's result in the form of a check's, for the ledger and the report."""
     return {
+        "stage": stage,
         "suite": SUITE,
         "name": row["name"],
         "severity": row["severity"],

@@ -22,7 +22,7 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._verification.we
     encode_form,
 )
 
-STAGES = ("verify", "rollback")
+STAGES = ("preflight", "verify", "rollback")
 SEVERITIES = ("error", "warning")
 KINDS = ("http", "tcp", "libpq", "command")
 LOGIN_KINDS = ("form", "token", "bearer", "basic")

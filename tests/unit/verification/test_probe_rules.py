@@ -208,11 +208,11 @@ def row(ok: bool, severity: str = "error") -> dict[str, Any]:
 )
 def test_severity_decides_what_fails(fail_on, severity, fails):
     if not fails:
-        answer = judged([row(False, severity)], duration_s=0.1, fail_on=fail_on)
+        answer = judged([row(False, severity)], stage="verify", duration_s=0.1, fail_on=fail_on)
         assert answer["failed_probes"] + answer["warned_probes"] == 1
         return
     with pytest.raises(HoldfastError) as caught:
-        judged([row(False, severity)], duration_s=0.1, fail_on=fail_on)
+        judged([row(False, severity)], stage="verify", duration_s=0.1, fail_on=fail_on)
     assert caught.value.code == "probe_failed" and "n - told." in caught.value.msg
     assert caught.value.details["checks"][0]["status"] == "failed"
 
