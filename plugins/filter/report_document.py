@@ -33,8 +33,8 @@ EXAMPLES = r"""
 RETURN = r"""
 _value:
   description: >-
-    The report: C(deployment), C(steps), C(backup), C(lint), C(migrations), C(checks), C(rollback), C(failure),
-    C(versions), C(summary) and C(ok).
+    The report: C(deployment), C(steps), C(backup), C(lint), C(rehearsal), C(migrations), C(checks), C(rollback),
+    C(failure), C(versions), C(summary) and C(ok).
   type: dict
 """
 

@@ -27,6 +27,9 @@ options:
       - Another database on the same server, as the reference that O(database) is compared with.
       - Each of the two is read in a snapshot of its own, so writing to them in between is a difference.
     type: str
+  reference:
+    description: What an earlier run returned as RV(fingerprint), as the reference that O(database) is compared with.
+    type: dict
   reference_path:
     description:
       - A file on the host that runs the module, as the reference that O(database) is compared with. It is an archive's
@@ -107,7 +110,7 @@ rows:
   type: int
 equal:
   description: Whether nothing differs from the reference.
-  returned: with O(compare_with) or O(reference_path)
+  returned: with O(compare_with), O(reference) or O(reference_path)
   type: bool
 differences:
   description: What of the reference is different in the database; empty without a reference.
@@ -174,11 +177,12 @@ def main() -> None:
             **connection_argument_spec(),
             "database": {"type": "str", "required": True},
             "compare_with": {"type": "str"},
+            "reference": {"type": "dict"},
             "reference_path": {"type": "path", "aliases": ["manifest"]},
             "jobs": {"type": "int", "default": 2},
             "full": {"type": "bool", "default": False},
         },
-        mutually_exclusive=[("compare_with", "reference_path")],
+        mutually_exclusive=[("compare_with", "reference", "reference_path")],
         supports_check_mode=True,
     )
     with failures_reported(module):
@@ -186,6 +190,7 @@ def main() -> None:
             server=server_from(module.params),
             database=module.params["database"],
             compare_with=module.params["compare_with"] or None,
+            reference=module.params["reference"],
             reference_path=module.params["reference_path"] or None,
             jobs=module.params["jobs"],
             full=module.params["full"],

@@ -433,6 +433,15 @@ pending:
     statements_done:
       description: How many of them an earlier run has done, for a file without transaction that stopped half-way.
       type: int
+    down_checksum:
+      description: The sha256 of the step down; none when there is none.
+      type: str
+    beyond_database:
+      description:
+        - Statements up, down or of the verification that change more than this database, such as C(CREATE ROLE) or
+          C(ALTER SYSTEM), with their C(path), C(line), C(command) and C(statement). A copy is no place to try them.
+      type: list
+      elements: dict
 history:
   description: The rows of the history in the order in which they were applied.
   returned: O(state=status)

@@ -66,6 +66,14 @@ options:
       - Whether to read every byte of the archive first. Without it, only the manifest, names and sizes are examined.
     type: bool
     default: true
+  rows_of:
+    description:
+      - Tables, written as in SQL, whose rows are restored; all others are empty, and there are no large objects. An
+        empty list restores the schema alone.
+      - Objects are compared with the manifest then, and rows are not; RV(verified) is V(false).
+      - Without it, everything is restored.
+    type: list
+    elements: str
   bin_dir:
     description:
       - Directory of the client programs. Without it, the ones nearest to the server's version and not older than
@@ -201,6 +209,7 @@ def main() -> None:
             "jobs": {"type": "int"},
             "verify": {"type": "bool", "default": True},
             "checksums": {"type": "bool", "default": True},
+            "rows_of": {"type": "list", "elements": "str"},
             "bin_dir": {"type": "path"},
             "keep_on_failure": {"type": "bool", "default": False},
             "allow_older_server": {"type": "bool", "default": False},
@@ -225,6 +234,7 @@ def main() -> None:
             jobs=params["jobs"],
             verify=params["verify"],
             checksums=params["checksums"],
+            rows_of=params["rows_of"],
             bin_dir=params["bin_dir"] or None,
             keep_on_failure=params["keep_on_failure"],
             allow_older_server=params["allow_older_server"],

@@ -12,11 +12,12 @@ short_description: Drop the side databases of a live database that nobody needs 
 version_added: 0.1.0
 description:
   - Looks at the databases that deployments and undos have left beside the live one, by their names -
-    C(<live>_before_<id>), C(<live>_retired_<id>) and C(<live>_restored_<id>), also where the live name was shortened to
-    fit 63 bytes. Databases with other names are never touched.
+    C(<live>_before_<id>), C(<live>_retired_<id>), C(<live>_restored_<id>) and C(<live>_rehearsal_<id>), also where the
+    live name was shortened to fit 63 bytes. Databases with other names are never touched.
   - A side database is dropped when it is older than O(keep_days), is not among the newest O(keep_last) of its kind, and
     no deployment needs it. The newest clone is never dropped, nor the newest of a deployment that the live database
     carries by its own history of migrations, nor that of a run which is recorded as running.
+  - The database of a rehearsal is dropped whatever its age, once its run is not recorded as running.
   - Every doubt keeps it, and RV(kept) says why - a ledger that cannot be read, an OID other than the recorded one, an
     unknown age, sessions, prepared transactions, replication slots, subscriptions, missing rights.
   - While nobody is in it and nobody can come, a side database is looked at once more, closed and renamed, in one
@@ -65,6 +66,12 @@ options:
   side_oid:
     description: With O(deployment_id), the OID of that clone. A database of its name with another OID is kept.
     type: int
+  rehearsals:
+    description:
+      - Look only at databases of rehearsals, that of O(deployment_id) or all of them, and drop them at once.
+      - One that somebody is connected to is kept.
+    type: bool
+    default: false
 seealso:
   - module: holdfast.postgres.pg_clone
   - module: holdfast.postgres.pg_swap
@@ -106,7 +113,7 @@ removed:
       description: The OID.
       type: int
     kind:
-      description: V(clone), V(retired), V(restored), or V(unfinished) for what a killed run has left.
+      description: V(clone), V(retired), V(restored), V(rehearsal), or V(unfinished) for what a killed run has left.
       type: str
     deployment_id:
       description: The id of the run in its name; null for what is unfinished.
@@ -168,10 +175,12 @@ def main() -> None:
             "deployments": {"type": "list", "elements": "dict"},
             "deployment_id": {"type": "str"},
             "side_oid": {"type": "int"},
+            "rehearsals": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
     options = module.params
+    named = (options["deployment_id"] or None, options["side_oid"])
     with failures_reported(module), signals_raised():
         result = prune_side_databases(
             server=server_from(options),
@@ -181,7 +190,8 @@ def main() -> None:
             confirm=options["confirm"] or None,
             points=options["rollback_points"],
             runs=options["deployments"],
-            needless=(options["deployment_id"], options["side_oid"]) if options["deployment_id"] else None,
+            needless=(named[0], named[1]) if named[0] and not options["rehearsals"] else None,
+            rehearsals=named if options["rehearsals"] else None,
             check_mode=module.check_mode,
         )
     module.exit_json(**result)

@@ -16,7 +16,7 @@ from ansible_collections.holdfast.postgres.plugins.plugin_utils._writes import (
 )
 
 STAGES = {
-    "deploy": ("lint", "preflight", "backup", "rollback_point", "migrate", "verify"),
+    "deploy": ("lint", "preflight", "backup", "rehearse", "rollback_point", "migrate", "verify"),
     "rollback": ("rollback",),
     "backup": ("backup",),
     "cleanup": ("cleanup",),
@@ -33,10 +33,10 @@ def report_document(deployment: Mapping[str, Any], facts: Mapping[str, Any]) -> 
 
     ``deployment`` is the ledger's record (while the run is open, or closed); ``facts`` are the results that the
     stages registered, an empty mapping or None for a stage that did not run. Keys of the document: ``deployment``,
-    ``steps``, ``backup``, ``lint`` (or None), ``migrations``, ``checks``, ``rollback`` (or None), ``cleanup`` (or
-    None), ``failure`` (or None), ``versions``, ``summary`` (one paragraph), ``ok``, and what the ledger has not heard
-    of yet: ``steps_to_record`` and ``point_to_record`` (or None), a rollback point that nobody needs because nothing
-    was changed.
+    ``steps``, ``backup``, ``lint`` (or None), ``rehearsal`` (or None), ``migrations``, ``checks``, ``rollback`` (or
+    None), ``cleanup`` (or None), ``failure`` (or None), ``versions``, ``summary`` (one paragraph), ``ok``, and what the
+    ledger has not heard of yet: ``steps_to_record`` and ``point_to_record`` (or None), a rollback point that nobody
+    needs because nothing was changed.
     """
     kind = str(facts["kind"])
     failure = _failure(facts.get("failure"), started=facts.get("started") or {}, first=FIRST.get(kind, kind))
@@ -63,6 +63,7 @@ def report_document(deployment: Mapping[str, Any], facts: Mapping[str, Any]) -> 
         "point_to_record": _needless_point(kind, facts, failure),
         "backup": _backup(facts.get("archive")),
         "lint": _lint(facts),
+        "rehearsal": facts.get("rehearsal") or None,
         "migrations": _migrations(facts),
         "checks": checks,
         "rollback": _rollback(facts, swapped),
@@ -137,6 +138,8 @@ def _missing_steps(
         if failure and failure["stage"] == name:
             times = {key: failure[key] for key in ("started_at", "finished_at")}
             details = {"details": _lint(facts)} if name == "lint" else {}
+            if name == "rehearse" and facts.get("rehearsal"):
+                details = {"details": {"rehearsal": facts["rehearsal"]}}
             missing.append({"name": name, "status": "failed", **times, **details})
         elif not started.get(name):
             missing.append({"name": name, "status": "skipped", "duration_s": 0.0})
@@ -203,16 +206,36 @@ def _lint(facts: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _migrations(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     migrate = facts.get("migrate") or {}
-    rows = [_migration(row, status="applied") for row in migrate.get("applied") or []]
+    rehearsed = {row["version"]: row for row in (facts.get("rehearsal") or {}).get("versions") or []}
+    rows = [(row, "applied", None) for row in migrate.get("applied") or []]
     if migrate.get("failed") and migrate.get("version"):
-        rows.append(_migration(migrate, status="failed", message=migrate.get("msg")))
-    return rows
+        rows.append((migrate, "failed", migrate.get("msg")))
+    return [
+        _migration(row, rehearsed.get(row["version"], {}), status=status, message=message)
+        for row, status, message in rows
+    ]
 
 
-def _migration(row: Mapping[str, Any], *, status: str, message: str | None = None) -> dict[str, Any]:
+def _migration(
+    row: Mapping[str, Any], rehearsed: Mapping[str, Any], *, status: str, message: str | None
+) -> dict[str, Any]:
     kept = {key: row.get(key) for key in ("version", "description", "path", "duration_ms", "statements")}
     lists = {key: row.get(key) or [] for key in ("notices", "lock_waits")}
-    return {**kept, **lists, "status": status, "message": message}
+    predicted = {record["number"]: record for record in rehearsed.get("records") or []}
+    return {
+        **kept,
+        **lists,
+        "status": status,
+        "message": message,
+        "predicted_ms": rehearsed.get("up_ms"),
+        "down": rehearsed.get("down"),
+        "down_reason": rehearsed.get("reason"),
+        "undo_ms": rehearsed.get("down_ms"),
+        "records": [
+            {**record, "predicted_ms": predicted.get(record["number"], {}).get("duration_ms")}
+            for record in row.get("records") or []
+        ],
+    }
 
 
 def _checks(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -337,6 +360,8 @@ def _what_happened(document: Mapping[str, Any], facts: Mapping[str, Any], *, swa
         return _what_was_undone(document, facts)
     if document["failure"]:
         return _what_failed(document["failure"], facts, kind=kind, swapped=swapped, serves=serves)
+    if facts.get("dry_run") and kind == "deploy" and _pending(facts):
+        return "Dry run: %s" % _what_was_tried(document["rehearsal"] or {}, facts, serves=serves)
     if facts.get("check_mode"):
         return "Check mode: %s" % _what_would_happen(document, facts, kind=kind)
     archive = document["backup"] or {}
@@ -360,6 +385,18 @@ def _what_was_deployed(document: Mapping[str, Any], facts: Mapping[str, Any], *,
     else:
         done = "Nothing was pending"
     return "%s: %s, %s." % (done, serves, _verdict(document["checks"]))
+
+
+def _what_was_tried(rehearsal: Mapping[str, Any], facts: Mapping[str, Any], *, serves: str) -> str:
+    tried = [str(row["version"]) for row in rehearsal.get("versions") or [] if row.get("up_ms") is not None]
+    done = "%s %s applied to a copy of %s" % (
+        ", ".join(tried) or "nothing",
+        "were" if len(tried) > 1 else "was",
+        facts["database"],
+    )
+    took = " in %.1f s" % (rehearsal["up_ms"] / 1000) if rehearsal.get("up_ms") is not None else ""
+    proven = ", and the way back is %sproven" % ("" if rehearsal.get("proven") else "not ") if tried else ""
+    return "%s%s%s. %s." % (done, took, proven, serves[:1].upper() + serves[1:])
 
 
 def _what_would_happen(document: Mapping[str, Any], facts: Mapping[str, Any], *, kind: str) -> str:

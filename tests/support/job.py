@@ -48,6 +48,8 @@ class Job:
                     "holdfast_report_dir": str(self.directory / "reports"),
                     "migrate_directories": [str(EXAMPLE / "migrations")],
                     "migrate_role": "rently_owner",
+                    # A rehearsal has tests of its own.
+                    "rehearse_mode": "off",
                     "preflight_suites": [str(suites / "pre.yml")],
                     "verify_suites": [str(suites / "post.yml"), str(suites / "data_quality.yml")],
                     "rollback_suites": [str(suites / "emergency.yml")],

@@ -313,10 +313,14 @@ def parse_toc(listing: str) -> list[TocEntry]:
 
 def read_toc(programs: ClientPrograms, *, dump: str, environment: Mapping[str, str]) -> list[TocEntry]:
     """Return the table of contents of the dump at the path ``dump``."""
-    listed = run_program(
+    return parse_toc(read_listing(programs, dump=dump, environment=environment))
+
+
+def read_listing(programs: ClientPrograms, *, dump: str, environment: Mapping[str, str]) -> str:
+    """Return what ``pg_restore --list`` prints for the dump at the path ``dump``."""
+    return run_program(
         [programs.path("pg_restore"), "--list", dump], environment=environment, max_lines=10_000_000, timeout_s=600
-    )
-    return parse_toc(listed.stdout)
+    ).stdout
 
 
 @dataclass(frozen=True)

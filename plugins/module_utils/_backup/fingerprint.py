@@ -363,21 +363,24 @@ def fingerprint_report(
     server: Server,
     database: str,
     compare_with: str | None = None,
+    reference: Mapping[str, Any] | None = None,
     reference_path: str | None = None,
     jobs: int = 2,
     full: bool = False,
 ) -> dict[str, Any]:
     """Return what `pg_fingerprint_info` says: proofs of ``database`` and its differences from a reference, if any.
 
-    The reference is another database of the server or the fingerprint at ``reference_path``; in each difference it
-    is ``before``, and ``database`` is ``after``.
+    The reference is another database of the server, a fingerprint, or the one at ``reference_path``; in each difference
+    it is ``before``, and ``database`` is ``after``.
     """
     started = time.monotonic()
-    reference = read_fingerprint(reference_path) if reference_path else None
-    algorithm = reference.algorithm if reference else None
+    before = read_fingerprint(reference_path) if reference_path else None
+    if reference is not None:
+        before = Fingerprint.from_dict(reference)
+    algorithm = before.algorithm if before else None
     fingerprint = take_fingerprint(server=server, database=database, jobs=jobs, algorithm=algorithm)
     if compare_with:
-        reference = take_fingerprint(server=server, database=compare_with, jobs=jobs)
+        before = take_fingerprint(server=server, database=compare_with, jobs=jobs)
     values = fingerprint.as_dict()
     result: dict[str, Any] = {
         "changed": False,
@@ -391,8 +394,8 @@ def fingerprint_report(
         "rows": fingerprint.rows,
         "differences": [],
     }
-    if reference is not None:
-        result["differences"] = compare_fingerprints(reference, fingerprint)
+    if before is not None:
+        result["differences"] = compare_fingerprints(before, fingerprint)
         result["equal"] = not result["differences"]
     if full:
         result["fingerprint"] = values

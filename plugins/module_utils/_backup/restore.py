@@ -11,6 +11,7 @@ import json
 import os
 import re
 import secrets
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ansible_collections.holdfast.postgres.plugins.module_utils._backup import archive as archives
 from ansible_collections.holdfast.postgres.plugins.module_utils._backup.archive import ArchiveState, Manifest
-from ansible_collections.holdfast.postgres.plugins.module_utils._backup.dump import session_server
+from ansible_collections.holdfast.postgres.plugins.module_utils._backup.dump import read_listing, session_server
 from ansible_collections.holdfast.postgres.plugins.module_utils._backup.fingerprint import (
     Fingerprint,
     compare_fingerprints,
@@ -79,6 +80,9 @@ NOT_COMPARED = ("allow_connections", "is_template", "collation_version")
 #: Before 17 no server knows this parameter, which newer client programs set in each of their sessions.
 UNKNOWN_TIMEOUT = 'unrecognized configuration parameter "transaction_timeout"'
 
+EMPTY_DATABASE_BYTES = 16 * 1024 * 1024
+EMPTY_OBJECT_BYTES = 32 * 1024
+
 INVALID_OR_PRESENT = "SELECT datconnlimit = -2 FROM pg_catalog.pg_database WHERE datname = %s"
 
 # Only sessions that this role may end; PostgreSQL itself ends its workers when a database is renamed.
@@ -93,10 +97,20 @@ SELECT pg_catalog.pg_terminate_backend(a.pid)
 """
 
 
+#: What holds rows in a table of contents; the history of migrations may be wanted nevertheless.
+ROWS = ("TABLE DATA", "BLOBS", "BLOB", "BLOB METADATA", "MATERIALIZED VIEW DATA")
+
+
 def restore_command(
-    programs: ClientPrograms, *, conninfo: str, dump: str, jobs: int, exit_on_error: bool = True
+    programs: ClientPrograms,
+    *,
+    conninfo: str,
+    dump: str,
+    jobs: int,
+    exit_on_error: bool = True,
+    use_list: str | None = None,
 ) -> list[str]:
-    """Return the command line of pg_restore.
+    """Return the command line of pg_restore; ``use_list`` is a file with the entries that are wanted.
 
     Subscriptions stay out: one in a side database would claim the original's slot, and keep the side database from
     being dropped.
@@ -108,8 +122,31 @@ def restore_command(
         *(["--exit-on-error"] if exit_on_error else []),
         "--no-subscriptions",
         "--jobs=%d" % jobs,
+        *(["--use-list=" + use_list] if use_list else []),
         dump,
     ]
+
+
+def without_rows(listing: str, *, rows_of: Sequence[str]) -> str:
+    """Return the lines of a table of contents without those that hold rows, but for the tables ``rows_of``.
+
+    Tables are written as in SQL, with or without a schema, ``public`` by default.
+    """
+    wanted = tuple("TABLE DATA %s %s " % _schema_and_name(table) for table in rows_of)
+
+    def stays(line: str) -> bool:
+        match = re.match(r"\d+; \d+ \d+ (.+)", line)
+        holds_rows = match is not None and match.group(1).startswith(tuple(kind + " " for kind in ROWS))
+        return not holds_rows or (match is not None and match.group(1).startswith(wanted))
+
+    return "".join(line + "\n" for line in listing.splitlines() if stays(line))
+
+
+def _schema_and_name(table: str) -> tuple[str, str]:
+    """Return the two names in ``table`` as they are, unquoted."""
+    parts = re.findall(r'"((?:[^"]|"")+)"|([^".]+)', table)
+    names = [quoted.replace('""', '"') if quoted else plain.strip().lower() for quoted, plain in parts]
+    return names[0] if len(names) > 1 else "public", names[-1] if names else ""
 
 
 @dataclass
@@ -143,6 +180,7 @@ class _Plan:
     jobs: int
     verify: bool
     keep_on_failure: bool
+    rows_of: Sequence[str] | None
     warnings: list[str]
 
     def result(self, *, changed: bool, **further: Any) -> dict[str, Any]:
@@ -175,9 +213,12 @@ def restore_archive(
     bin_dir: str | None = None,
     keep_on_failure: bool = False,
     allow_older_server: bool = False,
+    rows_of: Sequence[str] | None = None,
     check: bool = False,
 ) -> dict[str, Any]:
     """Create ``database`` from an archive, which is chosen as by `archive.select_archive`.
+
+    With ``rows_of``, the rows of these tables only are restored, and objects are all that is compared.
 
     Returns ``changed``, ``database``, ``archive``, ``verified``, ``differences``, ``rows``, ``bytes``, ``duration_s``,
     ``phases`` and ``warnings``. With ``check``, everything is examined that a run examines before it creates
@@ -225,6 +266,7 @@ def restore_archive(
                 jobs=jobs or min(4, os.cpu_count() or 1),
                 verify=verify,
                 keep_on_failure=keep_on_failure,
+                rows_of=rows_of,
                 warnings=warnings,
             )
         if check:
@@ -233,7 +275,7 @@ def restore_archive(
             differences, size = _restore(plan, maintenance, phases)
     return plan.result(
         changed=True,
-        verified=verify,
+        verified=verify and rows_of is None,
         differences=differences,
         bytes=size,
         duration_s=round(time.monotonic() - started, 3),
@@ -268,6 +310,7 @@ def _plan(
     warnings: list[str],
     server: Server,
     server_version: int,
+    rows_of: Sequence[str] | None,
     **further: Any,
 ) -> _Plan:
     manifest = archives.manifest_of(state)
@@ -293,7 +336,7 @@ def _plan(
         warnings.append(
             "Subscriptions are not restored into a side database: %s." % ", ".join(sorted(manifest.subscriptions))
         )
-    _expect_space(maintenance, server=server, manifest=manifest)
+    _expect_space(maintenance, server=server, expected_bytes=_expected_bytes(manifest, rows_of=rows_of))
     return _Plan(
         state=state,
         manifest=manifest,
@@ -302,6 +345,7 @@ def _plan(
         environment=environment,
         server=server,
         server_version=version,
+        rows_of=rows_of,
         warnings=warnings,
         **further,
     )
@@ -377,7 +421,13 @@ def _extension_notes(maintenance: Connection, manifest: Manifest, *, state: Arch
     ]
 
 
-def _expect_space(maintenance: Connection, *, server: Server, manifest: Manifest) -> None:
+def _expected_bytes(manifest: Manifest, *, rows_of: Sequence[str] | None) -> int:
+    """Return the size that the restored database will have; without rows, each file of it has a page or a few."""
+    empty_bytes = EMPTY_DATABASE_BYTES + EMPTY_OBJECT_BYTES * manifest.toc_entries
+    return manifest.database_bytes if rows_of is None else min(manifest.database_bytes, empty_bytes)
+
+
+def _expect_space(maintenance: Connection, *, server: Server, expected_bytes: int) -> None:
     """Raise `HoldfastError` (``destination_full``) when the server runs on this host and its volume is too small."""
     if not (server.host is None or server.host.startswith("/") or server.host in ("localhost", "127.0.0.1", "::1")):
         return
@@ -389,7 +439,7 @@ def _expect_space(maintenance: Connection, *, server: Server, manifest: Manifest
         directory = only_row(cursor)[0]
     if directory is None or not os.path.isdir(directory):
         return
-    needed, free = manifest.database_bytes * 11 // 10, archives.free_bytes(directory)
+    needed, free = expected_bytes * 11 // 10, archives.free_bytes(directory)
     if free < needed:
         raise HoldfastError(
             code="destination_full",
@@ -477,14 +527,16 @@ def _load(plan: _Plan) -> None:
     server = _sessions(plan, max_parallel_maintenance_workers="2" if plan.jobs == 1 else "0")
     # A client newer than 16 offends an older server at once, in each session; that error alone is passed over.
     tolerant = plan.programs.major >= 17 and plan.server_version < 170000
-    with plan.server.client_environment(plan.environment) as environment:
+    dump = os.path.join(plan.state.path, plan.manifest.data)
+    with plan.server.client_environment(plan.environment) as environment, _wanted(plan, dump, environment) as use_list:
         completed = run_program(
             restore_command(
                 plan.programs,
                 conninfo=server.conninfo(plan.building),
-                dump=os.path.join(plan.state.path, plan.manifest.data),
+                dump=dump,
                 jobs=plan.jobs,
                 exit_on_error=not tolerant,
+                use_list=use_list,
             ),
             environment=environment,
             allowed_exit_codes=(0, 1) if tolerant else (0,),
@@ -502,6 +554,19 @@ def _load(plan: _Plan) -> None:
         for line in completed.stderr.splitlines()
         if "warning: " in line and "errors ignored on restore" not in line
     )
+
+
+@contextlib.contextmanager
+def _wanted(plan: _Plan, dump: str, environment: Mapping[str, str]) -> Iterator[str | None]:
+    """A file with the entries that are wanted, or None for all of them."""
+    if plan.rows_of is None:
+        yield None
+        return
+    listing = read_listing(plan.programs, dump=dump, environment=environment)
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", errors="surrogateescape", prefix="holdfast-toc-") as file:
+        file.write(without_rows(listing, rows_of=plan.rows_of))
+        file.flush()
+        yield file.name
 
 
 def restore_errors(stderr: str) -> list[str]:
@@ -529,10 +594,17 @@ def _prove(plan: _Plan, phases: _Phases) -> list[dict[str, Any]]:
             return []
         before = Fingerprint.from_dict(plan.manifest.fingerprint)
         after = take_fingerprint(server=server, database=plan.building, jobs=plan.jobs, algorithm=before.algorithm)
+        if plan.rows_of is not None:
+            before, after = _without_rows(before), _without_rows(after)
         differences = compare_fingerprints(before, after)
     if differences:
         raise _differs(plan, differences)
     return differences
+
+
+def _without_rows(fingerprint: Fingerprint) -> Fingerprint:
+    objects = {name: o for name, o in fingerprint.objects.items() if not name.startswith("large object ")}
+    return Fingerprint(algorithm=fingerprint.algorithm, objects=objects)
 
 
 def _differs(plan: _Plan, differences: Sequence[Mapping[str, Any]]) -> HoldfastError:

@@ -23,6 +23,7 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration import adoption
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration import statements as scanner
+from ansible_collections.holdfast.postgres.plugins.module_utils._migration.beyond import found_beyond
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration.command import (
     Commands,
     migrate_by_command,
@@ -336,6 +337,7 @@ class _Run:
 
 def _listed(step: Step) -> dict[str, Any]:
     migration = step.migration
+    files = [prepared for prepared in (step.up, step.verify, step.down) if prepared]
     return {
         "version": migration.version,
         "description": migration.description,
@@ -346,6 +348,8 @@ def _listed(step: Step) -> dict[str, Any]:
         "transactional_reason": step.up.reason,
         "statements": len(step.up.statements),
         "statements_done": (step.entry.statements_done or 0) if step.entry and step.entry.state == PARTIAL else 0,
+        "down_checksum": migration.down.checksum if migration.down else None,
+        "beyond_database": [f for p in files for f in found_beyond(p.script.text, p.statements, path=p.script.path)],
     }
 
 

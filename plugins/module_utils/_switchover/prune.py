@@ -49,6 +49,7 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.rete
     ambiguity,
     choose,
     choose_needless,
+    choose_rehearsals,
     side_of,
 )
 from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.swap import lock_key
@@ -84,13 +85,15 @@ def prune_side_databases(
     points: Sequence[Mapping[str, Any]] | None = None,
     runs: Sequence[Mapping[str, Any]] | None = None,
     needless: tuple[str, int | None] | None = None,
+    rehearsals: tuple[str | None, int | None] | None = None,
     now: datetime | None = None,
     check_mode: bool = False,
 ) -> dict[str, Any]:
     """Drop the side databases of ``live`` that `retention.choose` gives up, and return the keys of the module.
 
     ``points`` and ``runs`` come from the ledger, None where it cannot be read. With ``needless``, a deployment's id and
-    the OID of its clone, only this clone is looked at. What cannot be dropped is kept with the reason and fails
+    the OID of its clone, only this clone is looked at; with ``rehearsals``, the same or nothing of either, only the
+    databases of rehearsals are. What cannot be dropped is kept with the reason and fails
     nothing. Raises `HoldfastError` with the codes ``confirm_required``, ``option_invalid``, ``name_invalid``,
     ``server_is_standby``, ``database_not_found`` or ``database_invalid`` before anything is touched.
     """
@@ -109,7 +112,9 @@ def prune_side_databases(
         sides = _sides(connection, live)
         removed: list[dict[str, Any]] = []
         kept: list[dict[str, Any]] = []
-        if needless is None:
+        if rehearsals is not None:
+            decisions = choose_rehearsals(sides, known=known, deployment_id=rehearsals[0], side_oid=rehearsals[1])
+        elif needless is None:
             decisions = choose(sides, known=known, policy=policy)
             removed += _finish_killed_runs(connection, server, check_mode=check_mode)
         else:

@@ -22,7 +22,7 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.line
 )
 
 #: What follows the live database's name in a side database's, before the id of the run that made it.
-MARKERS = {"clone": "_before_", "retired": "_retired_", "restored": "_restored_"}
+MARKERS = {"clone": "_before_", "retired": "_retired_", "restored": "_restored_", "rehearsal": "_rehearsal_"}
 
 #: An undo that is recorded as running for longer is dead.
 UNDO_STALE_AFTER = timedelta(hours=6)
@@ -181,6 +181,28 @@ def choose_needless(
     return decisions
 
 
+def choose_rehearsals(
+    sides: Sequence[SideDatabase], *, known: Knowledge, deployment_id: str | None, side_oid: int | None
+) -> list[Decision]:
+    """Return what becomes of the database of one deployment's rehearsal, or of all that rehearsals have left.
+
+    No run needs the database of another run's rehearsal. One that nobody is connected to belongs to a run that is dead;
+    should it be alive after all, its rehearsal fails, and nothing else.
+    """
+    decisions = []
+    for side in sides:
+        if side.kind != "rehearsal" or deployment_id not in (None, side.run):
+            continue
+        reason = side.hindrance
+        if side_oid is not None and side.oid != side_oid:
+            reason = "it has OID %d, the rehearsal of deployment %s had %d" % (side.oid, side.run, side_oid)
+        elif side.ambiguous and deployment_id is None and _owner(side, known) != known.live["name"]:
+            reason = "%s, and the ledger does not know run %s" % (side.ambiguous, side.run)
+        gone = "the rehearsal of deployment %s is over" % side.run
+        decisions.append(Decision(side, reason is None, reason or gone, _made_at(side, known)))
+    return decisions
+
+
 def _finished_drop(side: SideDatabase, at: datetime | None) -> Decision:
     """Return the decision for a database that can only be dropped, whoever it belonged to."""
     left = "it is left over from an interrupted DROP DATABASE"
@@ -289,9 +311,10 @@ def _kept_by_policy(
     at = times[side.oid]
     if at is None:
         return "its age is not known: neither its name nor the ledger tells a time"
-    if side.kind == "restored" and known.now - at < UNDO_STALE_AFTER:
-        return "it is %s old, and an undo that nobody could record may be about to use it" % _age(at, known.now)
-    if known.now - at < timedelta(days=policy.keep_days):
+    known_as_over = side.kind == "rehearsal" and _run(side.run, known)
+    if side.kind in ("restored", "rehearsal") and not known_as_over and known.now - at < UNDO_STALE_AFTER:
+        return "it is %s old, and a run that nobody could record may be about to use it" % _age(at, known.now)
+    if side.kind != "rehearsal" and known.now - at < timedelta(days=policy.keep_days):
         return "it is %s old; %g days are kept" % (_age(at, known.now), policy.keep_days)
     # What was restored can be restored again, and the clone of a deployment that changed nothing is no way back.
     needless = undone_deployments(known.points or ())
@@ -300,6 +323,6 @@ def _kept_by_policy(
         counted = [s for s in counted if s.run not in needless]
     # The newest rollback point stays, whatever is asked for.
     keep_last = max(1, policy.keep_last) if side.kind == "clone" else policy.keep_last
-    if side.kind != "restored" and side in counted[:keep_last]:
+    if side.kind not in ("restored", "rehearsal") and side in counted[:keep_last]:
         return "it is the newest of its kind" if keep_last == 1 else "it is one of the newest %d" % keep_last
     return None

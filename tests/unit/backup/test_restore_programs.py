@@ -11,6 +11,7 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._backup.restore 
     owned_by,
     restore_command,
     restore_errors,
+    without_rows,
 )
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection import suffixed_name
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.process import ClientPrograms
@@ -78,3 +79,23 @@ def test_new_owner_takes_the_old_ones_place_in_the_acl():
     after = owned_by(before, "new")
     assert after.owner == "new"
     assert list(after.acl) == [entry("", "new"), entry("new", "new", grantable=True), entry("r", "r2")]
+
+
+LISTING = """;
+; Archive created at 2026-11-20 22:15:00
+215; 1259 16387 TABLE public loan postgres
+3456; 0 16387 TABLE DATA public loan postgres
+3457; 0 16388 TABLE DATA public schema_version postgres
+3458; 0 16389 TABLE DATA odd name "quoted postgres
+3459; 0 0 SEQUENCE SET public loan_id_seq postgres
+3460; 2613 16400 BLOB METADATA - 16400..16401 postgres
+3461; 0 0 BLOBS - BLOBS
+3301; 2606 16391 CONSTRAINT public loan loan_pkey postgres
+"""
+
+
+def test_rows_of_the_wanted_tables_only_are_restored():
+    kept = without_rows(LISTING, rows_of=["schema_version", '"odd"."name ""quoted"'])
+    assert [line.split(";")[0] for line in kept.splitlines()[2:]] == ["215", "3457", "3458", "3459", "3301"]
+    nothing = without_rows(LISTING, rows_of=[])
+    assert "DATA" not in nothing.replace("BLOB METADATA", "") and "BLOB" not in nothing

@@ -12,6 +12,7 @@ from ansible_collections.holdfast.postgres.plugins.plugin_utils._report import r
 STARTED = {
     "preflight": "2026-11-20T22:00:00Z",
     "backup": "2026-11-20T22:00:01Z",
+    "rehearse": "2026-11-20T22:00:01.500Z",
     "rollback_point": "2026-11-20T22:00:02Z",
     "migrate": "2026-11-20T22:00:03Z",
 }
@@ -62,6 +63,7 @@ def test_nothing_pending_marks_the_stages_as_skipped() -> None:
     assert statuses(document) == {
         "lint": "skipped",
         "backup": "skipped",
+        "rehearse": "skipped",
         "rollback_point": "skipped",
         "migrate": "skipped",
         "report": "succeeded",

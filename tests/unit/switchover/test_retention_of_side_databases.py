@@ -12,6 +12,7 @@ import pytest
 
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection import suffixed_name
 from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.retention import (
+    MARKERS,
     Decision,
     Knowledge,
     Policy,
@@ -19,6 +20,7 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.rete
     ambiguity,
     choose,
     choose_needless,
+    choose_rehearsals,
     side_of,
     time_of,
 )
@@ -33,8 +35,7 @@ OLD, OLDER, OLDEST, NEW = (
 
 
 def side(run: str, oid: int, kind: str = "clone", **more: Any) -> SideDatabase:
-    marker = {"clone": "_before_", "retired": "_retired_", "restored": "_restored_"}[kind]
-    return SideDatabase(name="bank" + marker + run, oid=oid, kind=kind, run=run, bytes=100, **more)
+    return SideDatabase(name="bank" + MARKERS[kind] + run, oid=oid, kind=kind, run=run, bytes=100, **more)
 
 
 def point(run: str, side_oid: int, *, live_oid: int = 10, state: str = "available", **more: Any) -> dict[str, Any]:
@@ -233,3 +234,36 @@ def test_failed_deployments_clone_is_no_way_back() -> None:
     points = [point(NEW, 4), {"deployment_id": NEW, "kind": "archive", "state": "unneeded"}, point(OLD, 3)]
     decided = choose([side(NEW, 4), side(OLD, 3)], known=known(OLD, points=points), policy=Policy(1, 1))
     assert outcome(decided) == {"bank_before_" + NEW: True, "bank_before_" + OLD: False}
+
+
+def test_database_of_a_rehearsal_is_kept_by_no_age_but_while_its_run_goes_on() -> None:
+    sides = [side(NEW, 1, "rehearsal"), side(OLD, 2, "rehearsal")]
+    facts = known(runs=[run_of(NEW, status="running"), run_of(OLD, status="failed")])
+    decisions = choose(sides, known=facts, policy=Policy())
+    assert outcome(decisions) == {"bank_rehearsal_" + OLD: True, "bank_rehearsal_" + NEW: False}
+    assert outcome(choose(sides, known=known(), policy=Policy())) == {
+        "bank_rehearsal_" + OLD: True,
+        "bank_rehearsal_" + NEW: True,
+    }
+    fresh = side("20260331T110000Z-00aa", 3, "rehearsal")
+    assert "nobody could record" in reasons(choose([fresh], known=known(), policy=Policy()))
+
+
+def test_rehearsals_of_killed_runs_go_at_once_and_nothing_else_does() -> None:
+    sides = [
+        side(NEW, 1, "rehearsal"),
+        side(OLD, 2, "rehearsal", hindrance="in use: psql"),
+        side(OLDEST, 3),
+        side(OLDER, 4, "rehearsal", ambiguous="its name was shortened"),
+    ]
+    facts = known(runs=[run_of(NEW, status="running")])
+    decisions = choose_rehearsals(sides, known=facts, deployment_id=None, side_oid=None)
+    assert outcome(decisions) == {
+        "bank_rehearsal_" + NEW: True,
+        "bank_rehearsal_" + OLD: False,
+        "bank_rehearsal_" + OLDER: False,
+    }
+    own = choose_rehearsals(sides, known=facts, deployment_id=OLDER, side_oid=4)
+    assert outcome(own) == {"bank_rehearsal_" + OLDER: True}
+    other = choose_rehearsals(sides, known=facts, deployment_id=OLDER, side_oid=5)
+    assert "had 5" in reasons(other) and not other[0].remove
