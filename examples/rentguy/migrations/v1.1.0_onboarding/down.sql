@@ -1,0 +1,3 @@
+DROP TABLE public.onb_tips;
+DROP TABLE public.onb_progress;
+DROP TABLE public.onb_steps;
