@@ -253,7 +253,7 @@ class Watch:
         with self._connection.cursor() as cursor:
             cursor.execute(WAITING)
             rows = cursor.fetchall()
-            waiting = {pid: (blockers, user, application, query) for pid, blockers, user, application, query, _ in rows}
+            waiting = {pid: facts[:4] for pid, *facts in rows}
             now = time.monotonic()
             waited_s = {pid: self._waited(pid, waited, now) for pid, *_facts, waited in rows}
             self._first_seen = {pid: first for pid, first in self._first_seen.items() if pid in waiting}
