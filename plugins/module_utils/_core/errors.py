@@ -24,7 +24,7 @@ CODES: dict[str, str] = {
     "destination_full": "Not enough free space for what is about to be written.",
     "destination_unwritable": "The destination cannot be written by this user.",
     "driver_missing": "The Python driver psycopg2 is not installed for this interpreter.",
-    "extension_missing": "An extension that the archive needs is not available on this server.",
+    "extension_missing": "An extension that is needed is not available on this server.",
     "history_differs": "The history of migrations, or the one to be taken over, is not the one that was expected.",
     "interrupted": "A signal ended the run; what it had begun was undone.",
     "ledger_unavailable": "The ledger cannot be reached or written.",
@@ -56,6 +56,7 @@ CODES: dict[str, str] = {
     "suite_invalid": "A suite of checks cannot be understood.",
     "swap_blocked": "Something keyed to the database prevents its renaming.",
     "target_exists": "The target exists already; nothing is overwritten.",
+    "test_failed": "A database test failed, died, stopped before the end of its plan or ran out of time.",
     "timeout": "The action did not finish within the time it was given.",
     "unsupported": "This server version or build cannot do what was asked.",
 }

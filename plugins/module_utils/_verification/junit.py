@@ -18,15 +18,17 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors imp
 _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def junit_xml(results: Sequence[Mapping[str, Any]], *, fail_on: str = "error") -> bytes:
+def junit_xml(
+    results: Sequence[Mapping[str, Any]], *, fail_on: str = "error", name: str = "holdfast.postgres.pg_check"
+) -> bytes:
     """Return the document. A check of severity error that failed is a failure, or an error when its SQL failed.
 
     Warnings count as failures when ``fail_on`` says so; otherwise they are told in the output of a passed test.
     """
-    root = ET.Element("testsuites", {"name": "holdfast.postgres.pg_check"})
-    for name in dict.fromkeys(str(result["suite"]) for result in results):
-        members = [result for result in results if result["suite"] == name]
-        suite = ET.SubElement(root, "testsuite", {"name": _clean(name)})
+    root = ET.Element("testsuites", {"name": name})
+    for suite_name in dict.fromkeys(str(result["suite"]) for result in results):
+        members = [result for result in results if str(result["suite"]) == suite_name]
+        suite = ET.SubElement(root, "testsuite", {"name": _clean(suite_name)})
         totals = {"tests": len(members), "failures": 0, "errors": 0, "skipped": 0}
         for result in members:
             outcome = _add_case(suite, result, fail_on=fail_on)
