@@ -29,7 +29,7 @@ options:
     elements: dict
     required: true
   strategy:
-    description: V(auto), V(clone) or V(archive).
+    description: V(auto), V(clone), V(schema) or V(archive).
     type: str
     default: auto
   side_database:
@@ -37,6 +37,13 @@ options:
     type: str
   archive:
     description: Path of an archive to use, whatever the ledger says.
+    type: str
+  deployments:
+    description: Deployments of the ledger with their steps, newest first, which tell whether steps down are proven.
+    type: list
+    elements: dict
+  schema_refused:
+    description: Why the steps down cannot be used, if somebody has found that out.
     type: str
   archives:
     description: Archives, as M(holdfast.postgres.pg_backup_info) returns them, or nothing when nobody looked yet.

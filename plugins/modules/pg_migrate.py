@@ -203,6 +203,13 @@ options:
         Only the session of the migration is cancelled; nobody else's.
     type: float
     default: 0
+  row_versions:
+    description:
+      - With O(state=reverted), RV(holdfast.postgres.pg_new_data_info#module:versions) of tables that must not have been
+        written to since. Each step looks at them again while writers wait, and is refused with the code
+        V(rows_written) when they were.
+      - Steps outside of one transaction are refused then.
+    type: dict
   allow_out_of_order:
     description: Whether to apply migrations that are older than the newest applied one.
     type: bool
@@ -595,6 +602,7 @@ SETTINGS = (
     "statement_timeout_ms",
     "idle_in_transaction_session_timeout_ms",
     "max_blocking_s",
+    "row_versions",
     "allow_out_of_order",
     "allow_missing",
     "role",
@@ -640,6 +648,7 @@ def argument_spec() -> dict[str, dict[str, Any]]:
         "lock_retries": {"type": "int", "default": 5},
         "statement_timeout_ms": {"type": "int", "default": 0},
         "idle_in_transaction_session_timeout_ms": {"type": "int", "default": 0},
+        "row_versions": {"type": "dict"},
         "max_blocking_s": {"type": "float", "default": 0},
         "allow_out_of_order": {"type": "bool", "default": False},
         "allow_missing": {"type": "bool", "default": False},

@@ -125,7 +125,7 @@ def rehearsal_record(plan: Row, facts: Row) -> dict[str, Any]:
     ``facts`` are what the tasks registered, an empty mapping where they did not run: ``pending``, ``restore`` (with
     ``bytes`` and ``duration_s``), ``first`` and ``up`` (pg_migrate, below and above the base), ``down``, ``again``,
     ``schema`` (pg_schema_info after the steps down), ``changed`` and ``rows`` (pg_fingerprint_info after the steps up
-    and down), ``history_table``, ``database`` and ``checks``.
+    and down), ``history_table``, ``before`` (the version to which the steps down lead), ``database`` and ``checks``.
 
     ``proven`` says that every step down is there, was run on all rows, and gave the schema and the rows of all tables
     back that the steps up had left alone; ``restores_rows`` that not a row is another one than before;
@@ -150,6 +150,7 @@ def rehearsal_record(plan: Row, facts: Row) -> dict[str, Any]:
         "database": facts.get("database") or "",
         "versions": versions,
         "base": plan["base"],
+        "before": facts.get("before") or "0",
         "proven": bool(proven_here and plan["whole"] and plan["mode"] == "full" and not plan["base"]),
         "restores_rows": bool(proven_here and plan["mode"] == "full" and not after),
         "rows_lost": [{key: d[key] for key in ("object", "kind", "message")} for d in after],

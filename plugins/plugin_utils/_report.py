@@ -42,6 +42,7 @@ def report_document(deployment: Mapping[str, Any], facts: Mapping[str, Any]) -> 
     failure = _failure(facts.get("failure"), started=facts.get("started") or {}, first=FIRST.get(kind, kind))
     swap = facts.get("swap") or {}
     swapped = bool(swap.get("live_oid")) and not swap.get("failed") and not facts.get("check_mode")
+    stepped = _stepped_down(facts)
     status = "rolled_back" if facts.get("undone_by") else _status(kind, failure, swapped)
     steps = [_step(step, run_started_at=deployment.get("started_at")) for step in deployment.get("steps") or []]
     missing = _missing_steps(kind, facts, failure, swapped)
@@ -70,11 +71,12 @@ def report_document(deployment: Mapping[str, Any], facts: Mapping[str, Any]) -> 
         "cleanup": _cleanup(facts.get("cleanup")),
         "failure": failure,
         "versions": _versions(facts, swapped),
+        "reverted": [str(row["version"]) for row in (facts.get("reverted") or {}).get("reverted") or []],
     }
     document["ok"] = (
         status == "succeeded"
         and not facts.get("incomplete")
-        and not (swapped and _broken(checks, "rollback"))
+        and not ((swapped or stepped) and _broken(checks, "rollback"))
         and not (swapped and document["rollback"] and writes_sentences(document["rollback"], facts)[1])
         and not _stuck_poolers(facts)
     )
@@ -263,14 +265,15 @@ def _rollback(facts: Mapping[str, Any], swapped: bool) -> dict[str, Any] | None:
     restore = facts.get("restore") or {}
     return {
         "strategy": plan.get("strategy"),
-        "used": plan.get("side_database") or plan.get("archive"),
+        "used": plan.get("side_database") or plan.get("archive") or _steps(facts),
         "taken_at": plan.get("taken_at"),
         "schema_version": plan.get("schema_version"),
         "expected_s": plan.get("expected_s"),
         "writes": plan.get("writes"),
         "sentence": plan.get("sentence"),
         "left_behind": plan.get("left_behind"),
-        "done": swapped,
+        "done": swapped or _stepped_down(facts),
+        "discarded": (facts.get("new_data") or {}).get("files") or [],
         "retired": swap.get("retired"),
         "stall_ms": swap.get("stall_ms"),
         "poolers": _poolers(swap),
@@ -280,6 +283,11 @@ def _rollback(facts: Mapping[str, Any], swapped: bool) -> dict[str, Any] | None:
         "left": left_behind(facts) if swapped else None,
         "carried": carried_forward(facts) if swapped else None,
     }
+
+
+def _steps(facts: Mapping[str, Any]) -> str | None:
+    versions = [str(row["version"]) for row in (facts.get("reverted") or {}).get("reverted") or []]
+    return "steps down of %s" % ", ".join(versions) if versions else None
 
 
 def _poolers(result: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
@@ -308,6 +316,12 @@ def _cleanup(result: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return {key: result.get(key) for key in ("removed", "kept", "freed_bytes")}
 
 
+def _stepped_down(facts: Mapping[str, Any]) -> bool:
+    """Whether steps down have brought the version before back."""
+    reverted = facts.get("reverted") or {}
+    return "reverted" in reverted and not reverted.get("failed") and not facts.get("check_mode")
+
+
 def _versions(facts: Mapping[str, Any], swapped: bool) -> dict[str, Any]:
     """Return the schema version before and now, as far as this run knows them."""
     status = facts.get("status") or {}
@@ -319,6 +333,8 @@ def _versions(facts: Mapping[str, Any], swapped: bool) -> dict[str, Any]:
         now = before
     if swapped:
         now = (facts.get("plan") or {}).get("schema_version") or before
+    if "current_version" in (facts.get("reverted") or {}):
+        now = facts["reverted"]["current_version"]
     return {"before": before, "now": now}
 
 
@@ -330,6 +346,13 @@ def _summary(document: Mapping[str, Any], facts: Mapping[str, Any], swapped: boo
     if hint:
         sentences.append("Next: %s" % hint)
     rollback = document["rollback"]
+    if rollback and _stepped_down(facts):
+        sentences.append("Rows that were written since stay where they are.")
+        for file in rollback["discarded"]:
+            sentences.append("%s rows of %s are kept in %s." % (file["rows"], file["name"], file["path"]))
+        broken = _broken(document["checks"], "rollback")
+        if broken:
+            sentences.append("CHECKS FAILED AFTER THE UNDO: %s." % "; ".join(broken))
     if rollback and swapped:
         if rollback["retired"]:
             kept = "The failed version" if kind == "deploy" else "The version that served until now"
@@ -369,7 +392,8 @@ def _what_happened(document: Mapping[str, Any], facts: Mapping[str, Any], *, swa
         "deploy": _what_was_deployed(document, facts, serves=serves),
         "backup": "%s was archived as %s (%s bytes)." % (database, archive.get("path"), archive.get("bytes")),
         "cleanup": _what_was_cleaned(document["cleanup"] or {}, database, "were dropped"),
-        "rollback": "The deployment was undone: %s." % serves,
+        "rollback": "The deployment was undone%s: %s."
+        % (" by the %s" % _steps(facts) if _stepped_down(facts) and _steps(facts) else "", serves),
     }[kind]
 
 
@@ -456,6 +480,14 @@ def _what_failed(failure: Mapping[str, Any], facts: Mapping[str, Any], *, kind: 
     if swapped:
         return "The %s of %s %s. The names were exchanged already: %s." % (noun, database, reason, serves)
     left = _left(facts)
+    done = (facts.get("reverted") or {}).get("reverted") or (facts.get("reverted") or {}).get("partial")
+    if done and kind == "rollback":
+        return "The rollback of %s %s. %s WERE RUN: %s. Run it again to go on, or with another strategy." % (
+            database,
+            reason,
+            "The %s" % _steps(facts) if _steps(facts) else "Parts of a step down",
+            serves,
+        )
     if left == "nothing":
         return "The %s of %s %s. The live database was not changed: %s." % (noun, database, reason, serves)
     if left == "unknown":

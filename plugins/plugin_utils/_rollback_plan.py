@@ -14,9 +14,7 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._switchover.line
     taken_before,
     undone_deployments,
 )
-
-#: A swap of names by itself, with Ansible around it: what an undo by clone takes at any size.
-SWAP_S = 5.0
+from ansible_collections.holdfast.postgres.plugins.plugin_utils._steps_down import SWAP_S, StepsDown, steps_down
 
 Counters = Mapping[str, Any]
 Point = Mapping[str, Any]
@@ -32,6 +30,8 @@ def rollback_plan(
     archive: str | None = None,
     archives: Sequence[Mapping[str, Any]] | None = None,
     running: Sequence[str] = (),
+    deployments: Sequence[Mapping[str, Any]] = (),
+    schema_refused: str | None = None,
 ) -> dict[str, Any]:
     """Return what an undo of ``live`` would use and cost.
 
@@ -39,7 +39,9 @@ def rollback_plan(
     which decide where they are known: what the database itself names is there to be undone, and nothing else is);
     ``rollback_points`` come from the ledger, newest first; ``archives`` from pg_backup_info, or None when nobody
     looked yet. ``running`` are the ids of deployments that were never closed: what they are doing is in no history yet,
-    and an undo stops them. The plan has ``strategy`` (``clone``, ``archive`` or ``none``), ``deployment_id``,
+    and an undo stops them. ``deployments`` are those of the ledger with their steps, newest first, which tell whether
+    the steps down are proven; ``schema_refused`` is why they cannot be used, as somebody found out.
+    The plan has ``strategy`` (``clone``, ``schema``, ``archive`` or ``none``), ``deployment_id``,
     ``side_database``, ``side_oid``, ``archive``, ``taken_at``, ``schema_version``, ``expected_s`` (seconds, or None),
     ``writes`` (see `writes_since`), ``left_behind`` (the same as a sentence), ``since`` and ``migrated`` (the readings
     of the counters from before the rollback point and from the end of the migration, where the live database itself is
@@ -67,6 +69,7 @@ def rollback_plan(
         strategy=strategy,
         archives=archives,
         running=running,
+        steps_down=steps_down(live, deployments, running=running, refused=schema_refused),
     )
 
 
@@ -78,8 +81,11 @@ def _newest_way_back(
     strategy: str,
     archives: Sequence[Mapping[str, Any]] | None,
     running: Sequence[str],
+    steps_down: StepsDown,
 ) -> dict[str, Any]:
     skipped: list[str] = []
+    if strategy == "schema":
+        return steps_down.plan(live) if steps_down.possible else _none([steps_down.reason])
     deployed = live.get("deployments")
     held = None if deployed is None else {*running, *(d["id"] for d in deployed)}
     standing = standing_points(live, rollback_points, skipped, held)
@@ -92,7 +98,14 @@ def _newest_way_back(
     if strategy != "archive":
         found = _newest_clone(standing, databases, skipped, older_ones=strategy == "clone")
         if found is not None:
-            return _by_clone(live, found[0], found[1], rollback_points, skipped)
+            plan = _by_clone(live, found[0], found[1], rollback_points, skipped)
+            if steps_down.lossless and not stopping:
+                plan["sentence"] += " With rollback_strategy=schema, proven steps down would keep these rows."
+            return plan
+    if strategy == "auto" and steps_down.lossless and not stopping:
+        return steps_down.plan(live)
+    if steps_down.refused:
+        skipped.append(steps_down.reason)
     if strategy == "clone" or (
         strategy == "auto" and not stopping and _nothing_to_undo(live, rollback_points, skipped)
     ):

@@ -13,23 +13,10 @@ from typing import Any
 import pytest
 
 from tests.support.job import Job
+from tests.support.rehearsal import migration, small_job, write_inventory
 from tests.support.server import TestServer, embedded_bin_dir
 
-TABLES = """
-CREATE TABLE loan (id bigserial PRIMARY KEY, status varchar(9) NOT NULL CHECK (status IN ('good', 'late')), note text);
-INSERT INTO loan (status, note) SELECT 'good', 'n' || i FROM generate_series(1, 500) AS i;
-CREATE TABLE party (id int PRIMARY KEY, name text);
-INSERT INTO party SELECT i, 'p' || i FROM generate_series(1, 50) AS i
-"""
 COUNTERS = "SELECT sum(n_tup_ins), sum(n_tup_upd), sum(n_tup_del) FROM pg_stat_user_tables"
-SUITE = """
-suite: post
-checks:
-  - name: every loan has a status
-    severity: error
-    sql: SELECT id FROM loan WHERE status = 'wrong'
-    expect: no_rows
-"""
 
 
 @pytest.fixture(scope="module")
@@ -43,36 +30,9 @@ def server() -> Iterator[TestServer]:
 @pytest.fixture
 def job(server: TestServer, tmp_path: pathlib.Path) -> Iterator[Job]:
     """A small database whose deployments are rehearsed."""
-    job = Job(server, tmp_path, database="bank")
-    write_inventory(job)
-    server.create_database("bank", TABLES)
-    (tmp_path / "post.yml").write_text(SUITE, encoding="utf-8")
-    yield job
+    yield small_job(server, tmp_path)
     for name in server.databases() - {"postgres", "template0", "template1"}:
         server.drop_database(name)
-
-
-def write_inventory(job: Job, **variables: Any) -> None:
-    values = {
-        "migrate_directories": [str(job.directory / "migrations")],
-        "migrate_role": "",
-        "migrate_lint": False,
-        "preflight_suites": [],
-        "verify_suites": [str(job.directory / "post.yml")],
-        "rollback_suites": [],
-        "rollback_export_writes": False,
-        "rehearse_mode": "full",
-        **variables,
-    }
-    job.write_inventory(**values)
-
-
-def migration(job: Job, version: str, up: str, down: str | None = None) -> None:
-    path = job.directory / "migrations" / ("%s_test" % version)
-    path.mkdir(parents=True)
-    (path / "up.sql").write_text(up, encoding="utf-8")
-    if down is not None:
-        (path / "down.sql").write_text(down, encoding="utf-8")
 
 
 def state_of(job: Job) -> list[Any]:

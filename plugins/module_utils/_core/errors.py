@@ -51,6 +51,7 @@ CODES: dict[str, str] = {
     "restore_differs": "The restored database does not equal the archive's manifest.",
     "role_missing": "A role that owns or may use something in the archive does not exist on this server.",
     "rows_differ": "Rows that were carried forward are not equal to those that they were copied from.",
+    "rows_written": "Rows were written to what is about to be dropped, after they were looked at.",
     "server_is_standby": "The server is a standby; the action needs the primary.",
     "snapshot_lost": "A snapshot cannot be used, or a table was truncated, rewritten or dropped after it was taken.",
     "suite_invalid": "A suite of checks cannot be understood.",

@@ -10,7 +10,7 @@ import math
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -29,6 +29,7 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._migration.comma
     migrate_by_command,
 )
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration.failure import StatementFailed, clean
+from ansible_collections.holdfast.postgres.plugins.module_utils._migration.guard import RowGuard
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration.history import (
     APPLIED,
     PARTIAL,
@@ -106,6 +107,7 @@ class Settings:
     role: str | None = None
     adopt: str | None = None
     max_blocking_s: float = 0
+    row_versions: Mapping[str, str] | None = None
 
 
 def migrate(
@@ -353,6 +355,16 @@ def _listed(step: Step) -> dict[str, Any]:
     }
 
 
+def _expect_guarded(down: Prepared, guard: RowGuard) -> None:
+    if guard.versions and not down.transactional:
+        raise HoldfastError(
+            code="unsupported",
+            msg="%s runs outside of one transaction, in which rows that are written meanwhile could be lost."
+            % down.script.path,
+            hint="Undo with a clone or an archive; or stop all writers and revert without row_versions.",
+        )
+
+
 @contextlib.contextmanager
 def _worker(*, server: Server, lock: RunnerLock, run: _Run) -> Iterator[_Worker]:
     with server.session(run.database, application_name=APPLICATION_NAME) as connection:
@@ -371,6 +383,7 @@ class _Worker:
         self.lock = lock
         self.run = run
         self.settings = run.settings
+        self.guard = RowGuard(run.settings.row_versions or {})
         self.watch = watch
         self.notices: deque[str] = deque(maxlen=MAX_NOTICES)
         self.lock_waits: list[dict[str, Any]] = []
@@ -427,13 +440,16 @@ class _Worker:
         down, recorded = step.down, step.entry
         with self._failures_explained(step.migration, down):
             self._begin_file()
+            _expect_guarded(down, self.guard)
 
             def finish() -> None:
                 self.cursor.execute(AS_LOGIN_ROLE)
                 self.run.history.remove(self.cursor, recorded.version)
+                self.guard.renew(self.cursor)
 
             row = replace(recorded, state=REVERTING, statements_total=len(down.statements))
             self._run_file(down, finish, row=row, stopped=recorded if recorded.state == REVERTING else None)
+            self.guard.committed()
             self.run.forget(recorded.version)
             self.run.reverted.append(
                 {
@@ -515,6 +531,7 @@ class _Worker:
         def work() -> None:
             if not self.run.history.columns:
                 self._complete_history()
+            self.guard.check(self.cursor)
             if self.settings.role:
                 self.cursor.execute("SELECT pg_catalog.set_config('role', %s, true)", (self.settings.role,))
             self.notices.clear()
