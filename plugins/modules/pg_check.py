@@ -58,10 +58,9 @@ options:
     default: {}
   earlier:
     description:
-      - RV(results) of an earlier stage, for checks that expect something to be C(not_worse) than then.
+      - RV(measured) of an earlier stage, for checks that expect something to be C(not_worse) than then.
       - Without it, such a check only measures. With it, a check that the earlier stage did not measure does not hold.
-    type: list
-    elements: dict
+    type: dict
   compare_with:
     description:
       - Another database of this server, for checks that expect the C(same_as) there. It has a snapshot of its own.
@@ -131,7 +130,7 @@ EXAMPLES = r"""
     database: rently_lending
     suites: [suites]
     stage: verify
-    earlier: "{{ preflight.results }}"
+    earlier: "{{ preflight.measured }}"
     reference_path: /var/backups/holdfast/rently_lending/20261120T221500Z-7f3a
 """
 
@@ -191,6 +190,11 @@ results:
     line:
       description: Line of the check in its file.
       type: int
+measured:
+  description: For each suite, what its C(not_worse) checks measured, by their names. O(earlier) of a later stage.
+  type: dict
+  returned: with RV(results)
+  sample: {"continuity": {"no payments are lost": "100000"}}
 failed_checks:
   description:
     - How many checks of severity error did not hold.
@@ -259,7 +263,7 @@ def main() -> None:
             "stage": {"type": "str", "choices": ["", *STAGES], "default": ""},
             "tags": {"type": "list", "elements": "str", "default": []},
             "parameters": {"type": "dict", "default": {}},
-            "earlier": {"type": "list", "elements": "dict"},
+            "earlier": {"type": "dict"},
             "compare_with": {"type": "str"},
             "reference_path": {"type": "path"},
             "jobs": {"type": "int", "default": 2},
@@ -280,10 +284,10 @@ def main() -> None:
             stage=options["stage"],
             tags=options["tags"],
             parameters=options["parameters"],
-            references=References.of(
+            references=References(
                 earlier=options["earlier"],
-                database=options["compare_with"],
-                archive=options["reference_path"],
+                database=options["compare_with"] or "",
+                archive=options["reference_path"] or "",
             ),
             limits=Limits(
                 jobs=options["jobs"],

@@ -40,7 +40,7 @@ def run(pg18, database):
             database=database,
             documents=[{"file": "rules.yml", "lines": {}, "content": content}],
             stage=stage,
-            references=References.of(earlier=earlier, database=compare_with, archive=archive),
+            references=References(earlier=earlier, database=compare_with or "", archive=archive or ""),
             limits=limits or Limits(),
             fail_on="never",
         )
@@ -75,11 +75,13 @@ def test_what_one_stage_measured_the_next_one_compares_with(run, pg18, database)
     preflight = run(POOR, MONEY, stage="preflight")
     assert [(r["status"], r["value"]) for r in preflight["results"]] == [("passed", "4"), ("passed", "2100")]
 
-    verify = run(POOR, MONEY, earlier=preflight["results"], stage="verify")
+    assert preflight["measured"] == {"rules": {"the poor are not more": "4", "money is not less": "2100"}}
+
+    verify = run(POOR, MONEY, earlier=preflight["measured"], stage="verify")
     assert verify["passed_checks"] == 2, verify
 
     pg18.execute("UPDATE account SET balance = 1 WHERE id = 20", database=database)
-    verify = run(POOR, MONEY, earlier=preflight["results"])
+    verify = run(POOR, MONEY, earlier=preflight["measured"])
     assert [r["status"] for r in verify["results"]] == ["failed", "failed"]
     assert verify["by_name"]["the poor are not more"]["message"].startswith("found 5, expected at most 4 (earlier 4)")
     assert len(verify["by_name"]["the poor are not more"]["sample"]) == 5
@@ -87,7 +89,7 @@ def test_what_one_stage_measured_the_next_one_compares_with(run, pg18, database)
 
 
 def test_check_that_the_earlier_stage_did_not_run_is_no_success(run):
-    (result,) = run(POOR, earlier=[])["results"]
+    (result,) = run(POOR, earlier={"rules": {}})["results"]
     assert result["status"] == "failed"
     assert "did not measure it" in result["message"]
 
@@ -244,7 +246,7 @@ checks:
         "suites": [str(suite)],
         "stage": "verify",
         "compare_with": before,
-        "earlier": [{"suite": "rules", "name": "the poor are not more", "value": "4"}],
+        "earlier": {"rules": {"the poor are not more": "4"}},
     }
     for checked in (True, False):
         answer = run_module("pg_check", arguments, check=checked)

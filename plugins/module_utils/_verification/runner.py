@@ -127,25 +127,15 @@ class Limits:
 
 @dataclass(frozen=True)
 class References:
-    """What checks can compare with: results of an earlier stage, another database of the server, an archive.
+    """What checks can compare with: an earlier stage, another database of the server, an archive.
 
-    ``earlier`` has the values by suite and check; it is None where no stage came before. ``database`` and
-    ``archive``, a path, are empty where there is none.
+    ``earlier`` is ``measured`` of the earlier stage's result, values by suite and check, or None where there was no
+    such stage. ``database`` and ``archive``, a path, are empty where there is none.
     """
 
-    earlier: Mapping[tuple[str, str], Any] | None = None
+    earlier: Mapping[str, Mapping[str, Any]] | None = None
     database: str = ""
     archive: str = ""
-
-    @classmethod
-    def of(
-        cls, *, earlier: Sequence[Mapping[str, Any]] | None, database: str | None, archive: str | None
-    ) -> References:
-        """Return the references for the results of an earlier stage, as `check_database` returned them."""
-        values = None
-        if earlier is not None:
-            values = {(str(r.get("suite")), str(r.get("name"))): r.get("value") for r in earlier}
-        return cls(values, database or "", archive or "")
 
 
 def check_database(
@@ -196,6 +186,7 @@ def check_database(
     )
     duration_s = round(time.monotonic() - started, 3)
     answer: dict[str, Any] = {"changed": False, "results": results, "duration_s": duration_s, "junit": junit}
+    answer["measured"] = _measured(selected, results)
     answer.update(count_results(results))
     answer["summary"] = summarize(answer, database=database)
     if junit and write_files:
@@ -204,6 +195,15 @@ def check_database(
     if counted:
         raise check_failure(counted, answer, database=database)
     return answer
+
+
+def _measured(checks: Sequence[tuple[Suite, Check]], results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return by suite and check what the next stage compares with; every suite of the run is there."""
+    measured: dict[str, dict[str, Any]] = {suite.name: {} for suite, _check in checks}
+    for (suite, check), result in zip(checks, results):
+        if check.expectation.kind == "not_worse" and result["value"] is not None:
+            measured[suite.name][check.name] = result["value"]
+    return measured
 
 
 def counts(result: Mapping[str, Any], *, fail_on: str) -> bool:
@@ -433,7 +433,7 @@ class _Run:
             verdict = judge_not_worse(
                 expectation,
                 outcome,
-                earlier=None if earlier is None else earlier.get((suite.name, check.name)),
+                earlier=None if earlier is None else (earlier.get(suite.name) or {}).get(check.name),
                 compared=earlier is not None,
                 hide=hide,
             )
