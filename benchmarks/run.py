@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Measure the collection side by side with the plain client programs, in one run and on the same data.
 
-python benchmarks/run.py [archive restore fingerprint migrate idle undo swap] [--gb 1.2] [--undo-gb 0.1,1,4] [--runs 3]
+python benchmarks/run.py [archive restore fingerprint checks migrate idle undo swap] [--gb 1.2] [--runs 3] ...
 
 Every value is a median; every ratio is the median of ratios of pairs that ran one after the other, so that a noisy
 machine slows both sides. What misses its bar is reported as missed and the exit code is still 0: a benchmark is not a
@@ -31,12 +31,13 @@ sys.path[:0] = [str(ROOT), str(ROOT / ".collections")]
 from ansible_collections.holdfast.postgres.plugins.module_utils._backup.dump import take_archive  # noqa: E402
 from ansible_collections.holdfast.postgres.plugins.module_utils._backup.fingerprint import take_fingerprint  # noqa: E402
 from ansible_collections.holdfast.postgres.plugins.module_utils._backup.restore import restore_archive  # noqa: E402
+from benchmarks.checks import bench_checks  # noqa: E402
 from benchmarks.measure import Bench, timed  # noqa: E402
 from benchmarks.migrate import bench_migrate  # noqa: E402
 from benchmarks.swap import bench_swap  # noqa: E402
 from tests.support.server import TestServer, embedded_bin_dir  # noqa: E402
 
-NAMES = ["archive", "restore", "fingerprint", "migrate", "idle", "undo", "swap"]
+NAMES = ["archive", "restore", "fingerprint", "checks", "migrate", "idle", "undo", "swap"]
 
 #: Payments that make a lending database of one gigabyte.
 ROWS_PER_GB = 2_500_000
@@ -364,7 +365,7 @@ def main() -> None:
     everything: list[dict[str, Any]] = []
     try:
         bench = Bench(server=server, scratch=scratch, results_dir=directory, runs=options.runs)
-        if {"archive", "restore", "fingerprint"} & set(options.names):
+        if {"archive", "restore", "fingerprint", "checks"} & set(options.names):
             create_lending(bench, LIVE, options.gb)
         for name in options.names:
             print("%s:" % name, flush=True)
@@ -372,6 +373,8 @@ def main() -> None:
             if name == "undo":
                 sizes = [float(size) for size in options.undo_gb.split(",")]
                 bench_undo(bench, sizes, against_gb=options.undo_against_gb)
+            elif name == "checks":
+                bench_checks(bench, LIVE)
             elif name == "swap":
                 bench_swap(bench, seconds=options.swap_seconds)
             else:

@@ -178,7 +178,7 @@ results:
       type: list
       elements: dict
     duration_ms:
-      description: How long the query took.
+      description: How long the query took; next to nothing when another check had asked the same.
       type: float
     tags:
       description: Tags of the check.

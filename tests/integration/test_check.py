@@ -366,3 +366,34 @@ def test_module_reads_suites_of_the_controller(pg18, database, tmp_path: pathlib
     (suites / "money.yml").write_text(SUITE + " - [", encoding="utf-8")
     result = run_module("pg_check", arguments)
     assert (result["failed"], result["code"], result["line"]) == (True, "suite_invalid", 9)
+
+
+def test_what_several_checks_ask_is_asked_once(run, pg18, database):
+    slow = "SELECT count(*) AS n FROM payment WHERE %(least)s < id AND pg_sleep(0.3) IS NOT NULL AND id <= 1"
+    keys = {"parameters": {"least": 0, "other": 1}}
+    answer = run(
+        check("one", slow, {"scalar": {"equals": 1}}),
+        check("two", slow, {"scalar": {"equals": 2}}),
+        check("set", slow, {"set": [1]}),
+        check("rows", slow, "no_rows"),
+        check("old", slow, "no_rows", max_server_version=13),
+        check("another", slow, {"scalar": {"equals": 1}}, timeout_s=0.05),
+        check("wrong", "SELECT nothing", "no_rows"),
+        check("wrong, too", "SELECT nothing", "no_rows"),
+        keys=keys,
+        limits=Limits(jobs=1, sample=0),
+    )
+    assert [result["status"] for result in answer["results"]] == [
+        "passed",
+        "failed",
+        "passed",
+        "failed",
+        "skipped",
+        "failed",
+        "failed",
+        "failed",
+    ]
+    assert answer["by_name"]["another"]["message"] == "did not finish within 0.05 s"
+    assert answer["by_name"]["wrong, too"]["message"] == 'column "nothing" does not exist'
+    slowest = sorted((result["duration_ms"] for result in answer["results"]), reverse=True)
+    assert slowest[0] >= 300 > slowest[1]

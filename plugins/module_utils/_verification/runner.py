@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import re
 import secrets
@@ -296,15 +297,17 @@ def run_checks(
             references=references,
             manifest=manifest,
         )
-        queue: SimpleQueue[int] = SimpleQueue()
-        for position in range(len(checks)):
-            queue.put(position)
+        queue: SimpleQueue[list[int]] = SimpleQueue()
+        for positions in _by_question(checks):
+            queue.put(positions)
         results: list[dict[str, Any] | None] = [None] * len(checks)
 
         def work() -> None:
             with contextlib.closing(_Connections(connect)) as connections:
-                for position in _taken(queue):
-                    results[position] = run.check(*checks[position], connections=connections)
+                for positions in _taken(queue):
+                    asked = _Asked(max(checks[position][1].expectation.rows_needed for position in positions))
+                    for position in positions:
+                        results[position] = run.check(*checks[position], connections=connections, asked=asked)
 
         workers = max(1, min(limits.jobs, len(checks)))
         with ThreadPoolExecutor(max_workers=workers) as pool:
@@ -315,6 +318,29 @@ def run_checks(
             finally:
                 list(_taken(queue))  # after a failure the other connections stop at their next check
     return [result for result in results if result is not None]
+
+
+def _by_question(checks: Sequence[tuple[Suite, Check]]) -> list[list[int]]:
+    """Return the positions of ``checks``, those together that ask the same.
+
+    Suites for different stages share rules. In one snapshot the same query with the same parameters has one answer.
+    """
+    questions: dict[Any, list[int]] = {}
+    for position, (suite, check) in enumerate(checks):
+        alone = position if check.tables or check.expectation.kind == "same_as" else None
+        parameters = json.dumps(suite.bound(check), sort_keys=True)
+        question = (alone, check.sql, parameters, check.timeout_s, check.mask)
+        questions.setdefault(question, []).append(position)
+    return list(questions.values())
+
+
+@dataclass
+class _Asked:
+    """The answer to one question, once there is one; ``rows_needed`` is what the neediest of its checks needs."""
+
+    rows_needed: int
+    outcome: Outcome | None = None
+    failure: _CheckFailed | None = None
 
 
 class _Connections:
@@ -335,7 +361,7 @@ class _Connections:
             connection.close()
 
 
-def _taken(queue: SimpleQueue[int]) -> Iterator[int]:
+def _taken(queue: SimpleQueue[list[int]]) -> Iterator[list[int]]:
     with contextlib.suppress(Empty):
         while True:
             yield queue.get_nowait()
@@ -382,14 +408,14 @@ class _Run:
     references: References
     manifest: Manifest | None
 
-    def check(self, suite: Suite, check: Check, *, connections: _Connections) -> dict[str, Any]:
+    def check(self, suite: Suite, check: Check, *, connections: _Connections, asked: _Asked) -> dict[str, Any]:
         """Return the result of one check."""
         reason = self._reason_to_skip(check)
         if reason:
             return _result(suite, check, status="skipped", message=reason)
         started = time.monotonic()
         try:
-            judged = self._judge(suite, check, connections)
+            judged = self._judge(suite, check, connections, asked)
         except _CheckFailed as exc:
             elapsed_ms = (time.monotonic() - started) * 1000
             return _result(suite, check, status="failed", message=str(exc), duration_ms=elapsed_ms, errored=True)
@@ -410,20 +436,33 @@ class _Run:
         """The names of columns whose values nobody may see, without regard to case."""
         return {name.casefold() for name in (*self.limits.masked_columns, *check.mask)}
 
-    def _judge(self, suite: Suite, check: Check, connections: _Connections) -> _Judged:
+    def _outcome(self, suite: Suite, check: Check, connections: _Connections, asked: _Asked) -> Outcome:
+        """Return what the query returns, as another check has found it where one has."""
+        if asked.failure is not None:
+            raise asked.failure
+        if asked.outcome is None:
+            rows_wanted = max(self.limits.sample, asked.rows_needed)
+            try:
+                asked.outcome = self._transaction(
+                    connections, self.database, check, lambda cursor: _ask(cursor, suite, check, rows_wanted)
+                )
+            except _CheckFailed as exc:
+                asked.failure = exc
+                raise
+        return asked.outcome
+
+    def _judge(self, suite: Suite, check: Check, connections: _Connections, asked: _Asked) -> _Judged:
         expectation = check.expectation
         if check.tables:
             return self._judge_tables(check, connections)
-        outcome = self._transaction(
-            connections, self.database, check, lambda cursor: _ask(cursor, suite, check, sample=self.limits.sample)
-        )
+        outcome = self._outcome(suite, check, connections, asked)
         hide = any(column.casefold() in self.hidden(check) for column in outcome.columns)
         if expectation.kind == "same_as":
             there = self._transaction(
                 connections,
                 self.references.database,
                 check,
-                lambda cursor: _ask(cursor, suite, check, sample=self.limits.sample),
+                lambda cursor: _ask(cursor, suite, check, expectation.rows_needed),
             )
             verdict, differing = compare_outcomes(outcome, there, reference=self.references.database)
             columns = ("found_in", *outcome.columns)
@@ -532,9 +571,8 @@ def _roll_back(connection: Connection) -> None:
             cursor.execute("ROLLBACK")
 
 
-def _ask(cursor: Any, suite: Suite, check: Check, *, sample: int) -> Outcome:
+def _ask(cursor: Any, suite: Suite, check: Check, rows_wanted: int) -> Outcome:
     """Run the query and return what it says; raises the driver's errors."""
-    rows_wanted = max(sample, check.expectation.rows_needed)
     query = next(iter(split_statements(check.sql)))
     countable = bool(_QUERY.match(query))
     if countable:

@@ -83,6 +83,13 @@ class Suite:
     description: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
+    def bound(self, check: Check) -> dict[str, Any] | None:
+        """Return the parameters that a check's SQL uses, or None in a suite without any."""
+        if not self.parameters:
+            return None
+        names = {match.group("name") for match in _PERCENT.finditer(check.sql)}
+        return {name: value for name, value in self.parameters.items() if name in names}
+
 
 def parse_suites(documents: Sequence[Mapping[str, Any]], *, overrides: Mapping[str, Any] | None = None) -> list[Suite]:
     """Return the suites of parsed files, with ``overrides`` in place of the parameters' defaults.
