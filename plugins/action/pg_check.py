@@ -20,11 +20,15 @@ SUFFIXES = (".yml", ".yaml")
 class ActionModule(ActionBase):
     """Run holdfast.postgres.pg_check with ``documents`` in place of ``suites``."""
 
+    MODULE = "holdfast.postgres.pg_check"
+    #: The option that names files on the controller.
+    FILES = "suites"
+
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the module's result, or the failure that names file and line."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         arguments = dict(self._task.args)
-        suites = arguments.pop("suites", None)
+        suites = arguments.pop(self.FILES, None)
         try:
             if suites:
                 arguments["documents"] = [
@@ -33,9 +37,7 @@ class ActionModule(ActionBase):
         except HoldfastError as exc:
             return {**result, "failed": True, "changed": False, **exc.as_result()}
         result.update(
-            self._execute_module(
-                module_name="holdfast.postgres.pg_check", module_args=arguments, task_vars=task_vars, tmp=tmp
-            )
+            self._execute_module(module_name=self.MODULE, module_args=arguments, task_vars=task_vars, tmp=tmp)
         )
         return result
 

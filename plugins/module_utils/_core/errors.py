@@ -12,6 +12,7 @@ CODES: dict[str, str] = {
     "archive_corrupt": "An archive is truncated, altered or incomplete; it is not a backup.",
     "archive_not_found": "No archive with that path or id, or no good one at all.",
     "authentication_failed": "The server refused the role or its password.",
+    "baseline_not_found": "No baseline of query times with that version in the ledger.",
     "check_failed": "A check of severity error did not hold.",
     "client_too_old": "The client programs are older than the server.",
     "confirm_required": "A destructive action needs the exact name of the live database as confirmation.",
@@ -54,11 +55,12 @@ CODES: dict[str, str] = {
     "rows_written": "Rows were written to what is about to be dropped, after they were looked at.",
     "server_is_standby": "The server is a standby; the action needs the primary.",
     "snapshot_lost": "A snapshot cannot be used, or a table was truncated, rewritten or dropped after it was taken.",
-    "suite_invalid": "A suite of checks cannot be understood.",
+    "suite_invalid": "A suite of checks, or a file of named queries, cannot be understood.",
     "swap_blocked": "Something keyed to the database prevents its renaming.",
     "target_exists": "The target exists already; nothing is overwritten.",
     "test_failed": "A database test failed, died, stopped before the end of its plan or ran out of time.",
     "timeout": "The action did not finish within the time it was given.",
+    "timing_regressed": "A named query became slower than it may, changed its plan for the worse, or no longer runs.",
     "unsupported": "This server version or build cannot do what was asked.",
 }
 

@@ -119,7 +119,7 @@ class Ledger:
         """Import journals, each in one transaction, and retire them. What fails stays, with a warning."""
         for path in paths:
             try:
-                with journal.taken_in(path) as found, _transaction(connection) as cursor:
+                with journal.taken_in(path) as found, transaction(connection) as cursor:
                     for record in found.records:
                         store.apply_record(cursor, record, add_unknown=True)
             except FileNotFoundError:
@@ -182,7 +182,8 @@ def _may_not_create(database: str) -> HoldfastError:
 
 
 @contextlib.contextmanager
-def _transaction(connection: Connection) -> Iterator[Any]:
+def transaction(connection: Connection) -> Iterator[Any]:
+    """A cursor in a transaction that ends with the block: committed, or rolled back when it raises."""
     with connection.cursor() as cursor:
         cursor.execute("BEGIN")
         try:
@@ -299,7 +300,7 @@ def _to_database(
         if connection is None:
             raise _not_found(deployment_id, ledger)
         ledger.take_in(connection, waiting)
-        with _transaction(connection) as cursor:
+        with transaction(connection) as cursor:
             if opens and _opened_before(cursor, options, record, now=now):
                 return ledger.answer(
                     "database", deployment=store.read_deployments(cursor, deployment_id=deployment_id)[0]

@@ -140,9 +140,28 @@ CREATE TABLE holdfast.incident (
 CREATE INDEX incident_deployment_id ON holdfast.incident (deployment_id);
 """
 
+TIMING_BASELINES = """
+-- measurement has what the module pg_timing returned. Versions count up from 1 for each environment and database.
+CREATE TABLE holdfast.timing_baseline (
+    environment     text        NOT NULL,
+    database_name   text        NOT NULL,
+    version         integer     NOT NULL,
+    established_at  timestamptz NOT NULL,
+    established_by  text,
+    deployment_id   text,
+    note            text,
+    active          boolean     NOT NULL DEFAULT false,
+    activated_at    timestamptz,
+    activated_by    text,
+    measurement     jsonb       NOT NULL,
+    PRIMARY KEY (environment, database_name, version)
+);
+CREATE UNIQUE INDEX timing_baseline_active ON holdfast.timing_baseline (environment, database_name) WHERE active;
+"""
+
 #: The steps from an empty database to the present form; the first makes version 1. A release adds, and changes none.
 #: Additions leave older releases working, which may share a ledger with newer ones.
-UPGRADES: tuple[str, ...] = (FIRST_TABLES,)
+UPGRADES: tuple[str, ...] = (FIRST_TABLES, TIMING_BASELINES)
 
 LEDGER_VERSION = "SELECT pg_catalog.max(version) FROM holdfast.ledger"
 

@@ -244,18 +244,18 @@ def running_deployment(cursor: Cursor, *, database: str, now: datetime, stale_af
     """Lock the openings of ``database`` until the transaction ends and return its running deployment, if any."""
     cursor.execute(LOCK_DATABASE, {"database": database})
     since = iso(now - timedelta(seconds=stale_after_s))
-    return next(iter(_rows(cursor, RUNNING_DEPLOYMENT, {"database": database, "since": since})), None)
+    return next(iter(read_rows(cursor, RUNNING_DEPLOYMENT, {"database": database, "since": since})), None)
 
 
 def read_deployments(
     cursor: Cursor, *, deployment_id: str | None = None, database: str | None = None, limit: int = 1
 ) -> list[dict[str, Any]]:
     """Return deployments with their steps, newest first."""
-    found = _rows(cursor, READ_DEPLOYMENTS, {"id": deployment_id, "database": database, "limit": limit})
+    found = read_rows(cursor, READ_DEPLOYMENTS, {"id": deployment_id, "database": database, "limit": limit})
     by_id = {deployment["id"]: deployment for deployment in found}
     for deployment in found:
         deployment["steps"] = []
-    for step in _rows(cursor, READ_STEPS, {"ids": list(by_id)}) if by_id else ():
+    for step in read_rows(cursor, READ_STEPS, {"ids": list(by_id)}) if by_id else ():
         by_id[step.pop("deployment_id")]["steps"].append(step)
     return found
 
@@ -264,20 +264,21 @@ def read_parts(cursor: Cursor, deployment_id: str) -> dict[str, list[dict[str, A
     """Return everything else that was recorded of one deployment, by the names of a record's parts."""
     values = {"id": deployment_id}
     return {
-        "checks": _rows(cursor, READ_CHECKS, values),
-        "migrations": _rows(cursor, READ_MIGRATIONS, values),
-        "rollback_points": _rows(cursor, READ_ROLLBACK_POINTS, {"database": None, "ids": [deployment_id]}),
-        "alerts": _rows(cursor, READ_ALERTS, values),
-        "incidents": _rows(cursor, READ_INCIDENTS, values),
+        "checks": read_rows(cursor, READ_CHECKS, values),
+        "migrations": read_rows(cursor, READ_MIGRATIONS, values),
+        "rollback_points": read_rows(cursor, READ_ROLLBACK_POINTS, {"database": None, "ids": [deployment_id]}),
+        "alerts": read_rows(cursor, READ_ALERTS, values),
+        "incidents": read_rows(cursor, READ_INCIDENTS, values),
     }
 
 
 def read_rollback_points(cursor: Cursor, *, database: str | None) -> list[dict[str, Any]]:
     """Return the rollback points of one live database, or of all, newest first."""
-    return _rows(cursor, READ_ROLLBACK_POINTS, {"database": database, "ids": None})
+    return read_rows(cursor, READ_ROLLBACK_POINTS, {"database": database, "ids": None})
 
 
-def _rows(cursor: Cursor, statement: str, values: Mapping[str, Any]) -> list[dict[str, Any]]:
+def read_rows(cursor: Cursor, statement: str, values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of a query by the names of their columns, times as texts."""
     cursor.execute(statement, values)
     names = [column.name for column in cursor.description or ()]
     return [{name: _plain(value) for name, value in zip(names, row)} for row in cursor.fetchall()]

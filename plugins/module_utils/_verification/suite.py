@@ -116,7 +116,7 @@ def parse_suites(documents: Sequence[Mapping[str, Any]], *, overrides: Mapping[s
                 msg="The parameter %r is in none of the suites." % name,
                 hint="Parameters of these suites: %s." % (", ".join(sorted(known)) or "none"),
             )
-        if not _bindable(value):
+        if not bindable(value):
             raise HoldfastError(
                 code="option_invalid",
                 msg="The parameter %r is %s; the driver binds a single value or a list." % (name, kind_of(value)),
@@ -129,8 +129,8 @@ def parse_suite(content: Any, place: Place, *, overrides: Mapping[str, Any] | No
     """Return the suite of one file; raises `HoldfastError` (``suite_invalid``)."""
     mapping = place.mapping(content, what="the suite", allowed=SUITE_KEYS)
     file_name = re.sub(r"\.(ya?ml|json)$", "", re.split(r"[/\\]", place.file)[-1])
-    name = _text(mapping, "suite", place, default=file_name)
-    parameters = _parse_parameters(mapping.get("parameters"), place.at("parameters"))
+    name = parse_text(mapping, "suite", place, default=file_name)
+    parameters = parse_parameters(mapping.get("parameters"), place.at("parameters"))
     checks_place = place.at("checks")
     entries = mapping.get("checks")
     if not isinstance(entries, list) or not entries:
@@ -154,12 +154,13 @@ def parse_suite(content: Any, place: Place, *, overrides: Mapping[str, Any] | No
         name=name,
         file=place.file,
         checks=tuple(checks),
-        description=_text(mapping, "description", place, default=""),
+        description=parse_text(mapping, "description", place, default=""),
         parameters={**parameters, **overridden},
     )
 
 
-def _parse_parameters(value: Any, place: Place) -> dict[str, Any]:
+def parse_parameters(value: Any, place: Place) -> dict[str, Any]:
+    """Return the parameters of a file with their defaults; raises `HoldfastError` (``suite_invalid``)."""
     if value is None:
         return {}
     parameters = place.mapping(value, what="parameters")
@@ -168,7 +169,7 @@ def _parse_parameters(value: Any, place: Place) -> dict[str, Any]:
             raise place.at(name).refusal(
                 "%r cannot name a parameter." % name, hint="Use letters, digits and underscores."
             )
-        if not _bindable(default):
+        if not bindable(default):
             raise place.at(name).refusal(
                 "the parameter %r is %s." % (name, kind_of(default)),
                 hint="Give a number, a text, a boolean or a list of them.",
@@ -176,15 +177,16 @@ def _parse_parameters(value: Any, place: Place) -> dict[str, Any]:
     return parameters
 
 
-def _bindable(value: Any) -> bool:
+def bindable(value: Any) -> bool:
+    """Return whether the driver can bind a value to a parameter: a single value, or a flat list."""
     if isinstance(value, list):
-        return not any(isinstance(item, (list, dict)) or not _bindable(item) for item in value)
+        return not any(isinstance(item, (list, dict)) or not bindable(item) for item in value)
     return not isinstance(value, dict) and not (isinstance(value, str) and "\x00" in value)
 
 
 def _parse_check(value: Any, place: Place, *, parameters: Mapping[str, Any]) -> Check:
     mapping = place.mapping(value, what="a check", allowed=CHECK_KEYS)
-    name = _text(mapping, "name", place)
+    name = parse_text(mapping, "name", place)
     severity = mapping.get("severity", "error")
     if severity not in SEVERITIES:
         raise place.at("severity").refusal(
@@ -202,7 +204,7 @@ def _parse_check(value: Any, place: Place, *, parameters: Mapping[str, Any]) -> 
     if tables:
         _refuse_bad_tables(mapping, expectation, place)
     else:
-        _refuse_bad_sql(_text(mapping, "sql", place), place.at("sql"), parameters=parameters)
+        refuse_bad_sql(parse_text(mapping, "sql", place), place.at("sql"), parameters=parameters)
         if expectation.source == "archive":
             raise place.at("expect").refusal(
                 "an archive answers no query; its manifest knows the fingerprints of tables.",
@@ -215,15 +217,15 @@ def _parse_check(value: Any, place: Place, *, parameters: Mapping[str, Any]) -> 
         )
     return Check(
         name=name,
-        sql="" if tables else _text(mapping, "sql", place),
+        sql="" if tables else parse_text(mapping, "sql", place),
         tables=tables,
         expectation=expectation,
-        description=_text(mapping, "description", place, default=""),
+        description=parse_text(mapping, "description", place, default=""),
         severity=severity,
         stages=_stages(mapping, place),
         tags=_words(mapping, "tags", place, example="integrity, money"),
         mask=_words(mapping, "mask", place, example="email"),
-        timeout_s=_timeout(mapping, place),
+        timeout_s=parse_timeout(mapping, place),
         min_server_version=lowest,
         max_server_version=highest,
         line=place.line,
@@ -241,7 +243,8 @@ def _refuse_bad_tables(mapping: Mapping[str, Any], expectation: Expectation, pla
         )
 
 
-def _text(mapping: Mapping[str, Any], key: str, place: Place, *, default: str | None = None) -> str:
+def parse_text(mapping: Mapping[str, Any], key: str, place: Place, *, default: str | None = None) -> str:
+    """Return the text under ``key``, or ``default`` where it is missing; raises `HoldfastError` (``suite_invalid``)."""
     value = mapping.get(key)
     if value is None and default is not None:
         return default
@@ -279,7 +282,8 @@ def _stages(mapping: Mapping[str, Any], place: Place) -> tuple[str, ...]:
     return _words(mapping, "stages", place, example="preflight, verify", allowed=STAGES)
 
 
-def _timeout(mapping: Mapping[str, Any], place: Place) -> float | None:
+def parse_timeout(mapping: Mapping[str, Any], place: Place) -> float | None:
+    """Return the time limit under ``timeout_s``, if any; raises `HoldfastError` (``suite_invalid``)."""
     value = mapping.get("timeout_s")
     if value is None:
         return None
@@ -297,7 +301,8 @@ def _version(mapping: Mapping[str, Any], key: str, place: Place) -> int | None:
     return value
 
 
-def _refuse_bad_sql(sql: str, place: Place, *, parameters: Mapping[str, Any]) -> None:
+def refuse_bad_sql(sql: str, place: Place, *, parameters: Mapping[str, Any]) -> None:
+    """Raise `HoldfastError` (``suite_invalid``) unless this is one statement that uses only these parameters."""
     statements = list(split_statements(sql))
     if not statements:
         raise place.refusal("the SQL holds no statement.", hint="Write one query.")
