@@ -24,19 +24,19 @@ STAGES = {
 #: What a failure belongs to that came before any stage began.
 FIRST = {"deploy": "preflight"}
 #: Those that a run has only where its inventory asks for them.
-OPTIONAL = ("probe",)
-ORDER = (*STAGES["deploy"], "probe", "rollback", "writes", "cleanup", "report")
+OPTIONAL = ("probe", "timing")
+ORDER = (*STAGES["deploy"], "probe", "timing", "rollback", "writes", "cleanup", "report")
 
 
 def report_document(deployment: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return the report of a run.
 
-    ``deployment`` is the ledger's record (while the run is open, or closed); ``facts`` are the results that the
-    stages registered, an empty mapping or None for a stage that did not run. Keys of the document: ``deployment``,
-    ``steps``, ``backup``, ``lint`` (or None), ``rehearsal`` (or None), ``migrations``, ``checks``, ``rollback`` (or
-    None), ``cleanup`` (or None), ``failure`` (or None), ``versions``, ``summary`` (one paragraph), ``ok``, and what the
-    ledger has not heard of yet: ``steps_to_record`` and ``point_to_record`` (or None), a rollback point that nobody
-    needs because nothing was changed.
+    ``deployment`` is the ledger's record (while the run is open, or closed); ``facts`` are the results that the stages
+    registered, an empty mapping or None for a stage that did not run. Keys of the document: ``deployment``, ``steps``,
+    ``backup``, ``lint`` (or None), ``rehearsal`` (or None), ``migrations``, ``checks``, ``timings`` (or None),
+    ``rollback`` (or None), ``cleanup`` (or None), ``failure`` (or None), ``versions``, ``summary`` (one paragraph),
+    ``ok``, and what the ledger has not heard of yet: ``steps_to_record`` and ``point_to_record`` (or None), a rollback
+    point that nobody needs because nothing was changed.
     """
     kind = str(facts["kind"])
     failure = _failure(facts.get("failure"), started=facts.get("started") or {}, first=FIRST.get(kind, kind))
@@ -67,6 +67,7 @@ def report_document(deployment: Mapping[str, Any], facts: Mapping[str, Any]) -> 
         "rehearsal": facts.get("rehearsal") or None,
         "migrations": _migrations(facts),
         "checks": checks,
+        "timings": _timings(facts),
         "rollback": _rollback(facts, swapped),
         "cleanup": _cleanup(facts.get("cleanup")),
         "failure": failure,
@@ -142,6 +143,8 @@ def _missing_steps(
             details = {"details": _lint(facts)} if name == "lint" else {}
             if name == "rehearse" and facts.get("rehearsal"):
                 details = {"details": {"rehearsal": facts["rehearsal"]}}
+            if name == "timing" and (facts.get("timing") or {}).get("timings"):
+                details = {"details": {key: facts["timing"][key] for key in ("timings", "regressions")}}
             missing.append({"name": name, "status": "failed", **times, **details})
         elif not started.get(name):
             missing.append({"name": name, "status": "skipped", "duration_s": 0.0})
@@ -255,6 +258,29 @@ def _checks(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
         for found in [facts.get(registered) or {}]
         for row in found.get("results") or found.get("checks") or []
     ]
+
+
+def _timings(facts: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the times of named queries, what they were compared with, and what became worse; None without any."""
+    result = facts.get("timing") or {}
+    if not result.get("timings"):
+        return None
+    baseline = facts.get("timing_baseline") or {}
+    measurement = baseline.get("measurement") or facts.get("timing_before") or {}
+    before = {(row["group"], row["name"]): row for row in measurement.get("timings") or []}
+    keys = ("group", "name", "status", "message", "median_ms", "p95_ms", "spread_ms", "samples_ms", "buffers", "plan")
+    rows = []
+    for row in result["timings"]:
+        then = before.get((row["group"], row["name"])) or {}
+        comparable = then.get("digest") == row.get("digest")
+        rows.append(
+            {**{key: row.get(key) for key in keys}, "baseline_ms": then.get("median_ms") if comparable else None}
+        )
+    return {
+        "compared_with": "baseline %d" % baseline["version"] if baseline else "before" if before else None,
+        "timings": rows,
+        **{key: result.get(key) for key in ("regressions", "not_compared", "workload_change", "summary")},
+    }
 
 
 def _rollback(facts: Mapping[str, Any], swapped: bool) -> dict[str, Any] | None:

@@ -18,8 +18,10 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors imp
 from ansible_collections.holdfast.postgres.plugins.module_utils._ledger.baseline import keep_baseline
 from ansible_collections.holdfast.postgres.plugins.module_utils._verification.timing import Measuring, time_queries
 from ansible_collections.holdfast.postgres.plugins.plugin_utils._suites import read_suite
+from tests.support.job import Job
 from tests.support.modules import run_module
-from tests.support.server import TestServer, distribution_bin_dir, free_port
+from tests.support.rently import EXAMPLE, V1, V2, generate, step
+from tests.support.server import TestServer, distribution_bin_dir, embedded_bin_dir, free_port
 
 LOANS = """
 CREATE TABLE "lo an" AS
@@ -299,3 +301,69 @@ def test_baseline_module_establishes_once(pg18: TestServer, loans: str, ledger_n
     assert first["changed"] and first["active"]["version"] == 1
     assert run_module("timing_baseline", arguments, check=True)["changed"] is False
     assert run_module("timing_baseline", arguments)["changed"] is False
+
+
+# The sample
+
+
+def test_example_measures_every_query_of_both_versions(pg18: TestServer):
+    path = EXAMPLE / "timings" / "lending.yml"
+    database = pg18.create_database("rently_" + uuid.uuid4().hex[:8])
+    try:
+        step(pg18, database, V1)
+        assert generate(pg18, database).returncode == 0
+        text = path.read_text(encoding="utf-8")
+        first = take(pg18, database, text)
+        step(pg18, database, V2)
+        second = take(pg18, database, text, baseline=first, fail_on="never")
+        for answer in (first, second):
+            assert {row["status"] for row in answer["timings"]} == {"measured"}
+            assert all(row["rows"] > 0 for row in answer["timings"])
+        assert second["not_compared"] == []
+        assert [row for row in second["regressions"] if row["level"] == "critical"] == []
+    finally:
+        pg18.drop_database(database)
+
+
+# A deployment
+
+
+def test_dropped_index_fails_the_deployment_which_is_undone_with_both_plans_in_the_report(tmp_path: Any):
+    server = TestServer(embedded_bin_dir(18))
+    try:
+        database = server.create_database("shop")
+        for statement in (LOANS % 60000).split(";"):
+            server.execute(statement.replace("%%", "%"), database=database)
+        queries = tmp_path / "lending.yml"
+        queries.write_text(QUERIES, encoding="utf-8")
+        migrations = tmp_path / "migrations"
+        (migrations / "v1_tidy_up").mkdir(parents=True)
+        (migrations / "v1_tidy_up" / "up.sql").write_text('DROP INDEX "lo an_borrower";\n', encoding="utf-8")
+        (migrations / "v1_tidy_up" / "down.sql").write_text(
+            'CREATE INDEX "lo an_borrower" ON "lo an" (borrower);\n', encoding="utf-8"
+        )
+        job = Job(server, tmp_path, database=database)
+        suites: dict[str, Any] = {"preflight_suites": [], "verify_suites": [], "rollback_suites": []}
+        job.write_inventory(
+            migrate_directories=[str(migrations)],
+            migrate_role="",
+            migrate_lint=False,
+            timing_queries=[str(queries)],
+            timing_runs=7,
+            **suites,
+        )
+        completed = job.play("deploy")
+        assert completed.returncode != 0, completed.stdout
+        report = job.report()
+        assert report["deployment"]["status"] == "rolled_back", completed.stdout
+        assert (report["failure"]["stage"], report["failure"]["code"]) == ("timing", "timing_regressed")
+        assert report["timings"]["compared_with"] == "before"
+        worst = report["timings"]["regressions"][0]
+        assert (worst["name"], worst["level"]) == ("Loans of a borrower", "critical") and worst["ratio"] > 2
+        assert "Index Cond" in worst["plan_before"]["text"]
+        assert "Seq Scan on lo an" in worst["plan_now"]["text"]
+        assert {step["name"]: step["status"] for step in report["steps"]}["timing"] == "failed"
+        indexes = server.execute("SELECT indexname FROM pg_indexes WHERE schemaname = 'public'", database=database)
+        assert ("lo an_borrower",) in indexes
+    finally:
+        server.remove()

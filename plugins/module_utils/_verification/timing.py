@@ -179,7 +179,7 @@ class _Stopwatch:
         if state == errorcodes.READ_ONLY_SQL_TRANSACTION or (not measured.examined and state in NO_CURSOR):
             raise measured.query.refusal(
                 "cannot be measured: %s." % text.rstrip("."),
-                hint="Measure one SELECT that changes nothing; a sequence, a lock on rows, a table by INTO are changes.",
+                hint="Measure one SELECT that changes nothing; sequences, locks on rows and INTO are changes.",
             ) from exc
         if state == errorcodes.QUERY_CANCELED and over:
             if self.left_s() <= 0:
