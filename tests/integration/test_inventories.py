@@ -37,9 +37,20 @@ ROLES = {
     "pg_replica": ["postgres", "host_preflight"],
     "pooler": ["pgbouncer", "host_preflight"],
     "app": ["app_environment", "host_preflight"],
-    "holdfast": ["backup", "migrate", "preflight", "verify", "rollback", "rollback_point", "report"],
+    "holdfast": [
+        "backup",
+        "cleanup",
+        "migrate",
+        "preflight",
+        "probe",
+        "rehearse",
+        "report",
+        "rollback",
+        "rollback_point",
+        "verify",
+    ],
 }
-ALL_ROLES = {role for roles in ROLES.values() for role in roles} | {"authority"}
+ALL_ROLES = {path.name for path in (ROOT / "roles").iterdir()}
 
 
 @pytest.fixture(scope="module")
