@@ -59,6 +59,7 @@ def _paths(source: Any) -> list[str]:
     return [part.strip() for part in source.split(",")] if isinstance(source, str) else [str(path) for path in source]
 
 
-def _argument(file: SourceFile) -> dict[str, str]:
+def _argument(file: SourceFile) -> dict[str, Any]:
     # Base64 keeps every byte, and nothing in it can be taken for a template.
-    return {"path": file.path, "content": base64.b64encode(file.content).decode("ascii")}
+    argument: dict[str, Any] = {"path": file.path, "content": base64.b64encode(file.content).decode("ascii")}
+    return {**argument, "beside": [_argument(each) for each in file.beside]} if file.beside else argument

@@ -21,6 +21,8 @@ description:
     runs statement by statement, and the history says which of them are done; the next run goes on there.
   - "So does a file that begins with the line C(-- holdfast: no-transaction)."
   - A file with C(BEGIN) and C(COMMIT) of its own keeps its transactions, and the history is written in each of them.
+  - A file with commands of psql, such as C(\set), C(\ir) or C(\copy), or with rows after C(COPY ... FROM STDIN),
+    is run by psql on the managed host, in one transaction with its row in the history where that is possible.
   - C(verify.sql) runs after C(up.sql) in the same transaction, and what it writes is undone. An error in it, such as
     one of C(RAISE EXCEPTION), undoes the migration too.
   - Every statement waits for locks for O(lock_timeout_ms) at most. A file that could not get one is rolled back and
@@ -139,6 +141,20 @@ options:
         description: Its content in Base64.
         type: str
         required: true
+      beside:
+        description: What it includes or loads by commands of psql.
+        type: list
+        elements: dict
+        default: []
+        suboptions:
+          path:
+            description: Where the file was read.
+            type: str
+            required: true
+          content:
+            description: Its content in Base64.
+            type: str
+            required: true
   state:
     description:
       - V(applied) runs what is pending.
@@ -221,6 +237,18 @@ options:
   role:
     description: A role to switch to before the files run, so that new objects belong to it.
     type: str
+  bin_dir:
+    description:
+      - The directory that holds psql, for files with commands of psql.
+      - By default the version of the server is looked for in the usual directories and in C(PATH); a newer one serves
+        too.
+    type: path
+  allow_during_backup:
+    description:
+      - Whether to run while C(pg_dump), C(pg_dumpall) or M(holdfast.postgres.pg_backup) reads the database.
+      - Its locks stand in the way of most changes of tables until it ends, and what waits for them blocks everybody.
+    type: bool
+    default: false
 author:
   - Holdfast maintainers (@holdfast)
 """
@@ -571,6 +599,7 @@ notices:
 
 import base64
 import binascii
+from dataclasses import replace
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -607,6 +636,8 @@ SETTINGS = (
     "allow_missing",
     "role",
     "adopt",
+    "bin_dir",
+    "allow_during_backup",
 )
 
 
@@ -637,6 +668,15 @@ def argument_spec() -> dict[str, dict[str, Any]]:
                 "path": {"type": "str", "required": True},
                 # A migration may set a password; in Base64 it is never taken for a part of the output.
                 "content": {"type": "str", "required": True, "no_log": True},
+                "beside": {
+                    "type": "list",
+                    "elements": "dict",
+                    "default": [],
+                    "options": {
+                        "path": {"type": "str", "required": True},
+                        "content": {"type": "str", "required": True, "no_log": True},
+                    },
+                },
             },
         },
         "state": {"type": "str", "choices": ["applied", "baseline", "reverted", "status"], "default": "applied"},
@@ -653,6 +693,8 @@ def argument_spec() -> dict[str, dict[str, Any]]:
         "allow_out_of_order": {"type": "bool", "default": False},
         "allow_missing": {"type": "bool", "default": False},
         "role": {"type": "str"},
+        "bin_dir": {"type": "path"},
+        "allow_during_backup": {"type": "bool", "default": False},
     }
 
 
@@ -661,13 +703,19 @@ def files_from(params: dict[str, Any], options: Options) -> list[SourceFile]:
     if params["remote_src"] or params["files"] is None:
         return read_directories(params["source"], options)
     try:
-        return [SourceFile(path=f["path"], content=base64.b64decode(f["content"])) for f in params["files"]]
+        return [
+            replace(_source_file(file), beside=tuple(map(_source_file, file["beside"]))) for file in params["files"]
+        ]
     except binascii.Error as exc:
         raise HoldfastError(
             code="option_invalid",
             msg="The option files is not what the action plugin makes of source: %s." % exc,
             hint="Set source; files is not for playbooks.",
         ) from exc
+
+
+def _source_file(file: dict[str, Any]) -> SourceFile:
+    return SourceFile(path=file["path"], content=base64.b64decode(file["content"]))
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ def run(server: Any, database: str, name: str, *, state: str = "applied", check:
         files=history_files(name),
         options=HISTORIES[name][2],
         state=state,
-        settings=Settings(**settings),
+        settings=Settings(bin_dir=str(server.bin_dir), **settings),
         check=check,
     )
 
@@ -75,10 +75,10 @@ def test_a_history_stops_and_goes_on_at_any_version(pg18, database):
         files=changed,
         options=HISTORIES["flyway"][2],
         state="applied",
-        settings=Settings(),
+        settings=Settings(bin_dir=str(pg18.bin_dir)),
     )
     assert [row["version"] for row in again["applied"]] == ["R__Occupancy_view"]
-    assert again["current_version"] == "2026.11.23"
+    assert again["current_version"] == "2026.11.24"
 
 
 def test_a_thousand_migrations_apply_in_seconds_and_their_status_is_told_at_once(pg18, database):

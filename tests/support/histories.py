@@ -19,9 +19,9 @@ from tests.support.server import TestServer
 #: By their directories: the layout that is found, how many migrations there are, and how they are to be read.
 HISTORIES = {
     "diesel": ("directories", 4, Options()),
-    "flyway": ("flyway", 20, Options(placeholders={"currency": "EUR"})),
-    "golang": ("golang-migrate", 25, Options()),
-    "goose": ("goose", 20, Options()),
+    "flyway": ("flyway", 21, Options(placeholders={"currency": "EUR"})),
+    "golang": ("golang-migrate", 26, Options()),
+    "goose": ("goose", 21, Options()),
     "sqitch": ("sqitch", 6, Options()),
 }
 

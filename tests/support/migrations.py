@@ -33,7 +33,7 @@ def run(
         database=database,
         files=[SourceFile("/m/" + name, text.encode()) for name, text in files.items()],
         state=state,
-        settings=Settings(**settings),
+        settings=Settings(**{"bin_dir": str(getattr(server, "bin_dir", "")), **settings}),
         check=check,
     )
 
@@ -53,7 +53,7 @@ def start(server: TestServer, database: str, files: Mapping[str, str], **setting
             "server": {"host": "127.0.0.1", "port": server.port, "user": "postgres", "password": server.password},
             "database": database,
             "files": dict(files),
-            "settings": settings,
+            "settings": {"bin_dir": str(server.bin_dir), **settings},
         },
         process.stdin,
     )
@@ -87,6 +87,6 @@ def main() -> None:
 def runner_sessions(server: TestServer, database: str) -> list[tuple]:
     """The sessions of migration runners on a database."""
     return server.execute(
-        "SELECT pid, query FROM pg_stat_activity WHERE datname = %s AND application_name = 'holdfast migrate'",
+        "SELECT pid, query FROM pg_stat_activity WHERE datname = %s AND application_name LIKE 'holdfast migrate%%'",
         (database,),
     )

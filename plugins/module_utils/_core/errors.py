@@ -12,6 +12,7 @@ CODES: dict[str, str] = {
     "archive_corrupt": "An archive is truncated, altered or incomplete; it is not a backup.",
     "archive_not_found": "No archive with that path or id, or no good one at all.",
     "authentication_failed": "The server refused the role or its password.",
+    "backup_running": "A backup of the database is being taken, and would be in the way.",
     "baseline_not_found": "No baseline of query times with that version in the ledger.",
     "check_failed": "A check of severity error did not hold.",
     "client_too_old": "The client programs are older than the server.",

@@ -33,6 +33,7 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._migration.layou
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration.locks import (
     APPLICATION_NAME,
     RunnerLock,
+    refuse_backup,
     runner_lock,
     set_parameters,
 )
@@ -154,6 +155,9 @@ def migrate_by_command(
                 wanted = run.pending(tool)
             else:
                 wanted = [] if settings.target_version in run.before.version.split() else [run.listed(tool)]
+            if wanted and not settings.allow_during_backup:
+                with lock.connection.cursor() as cursor:
+                    refuse_backup(cursor, database=database)
             if not check and wanted:
                 return run.execute(lock, tool, state=state, settings=settings)
             key = "pending" if state == "applied" else "reverted"
@@ -209,16 +213,26 @@ def libpq_environment(server: Server, database: str, settings: Settings) -> dict
     """
     parameters = server.parameters(database)
     variables = {VARIABLES[name]: value for name, value in parameters.items() if name in VARIABLES}
-    options = {
+    role = {"role": settings.role} if settings.role else {}
+    variables["PGOPTIONS"] = session_options(server, database, {**time_outs(settings), **role})
+    variables["PGAPPNAME"] = PROGRAM_APPLICATION_NAME
+    return variables
+
+
+def time_outs(settings: Settings) -> dict[str, str]:
+    """Return the time-outs of a session as run-time parameters."""
+    return {
         "lock_timeout": str(settings.lock_timeout_ms),
         "statement_timeout": str(settings.statement_timeout_ms),
         "idle_in_transaction_session_timeout": str(settings.idle_in_transaction_session_timeout_ms),
-        **({"role": settings.role} if settings.role else {}),
     }
-    words = ["-c %s=%s" % (name, re.sub(r"([\s\\])", r"\\\1", value)) for name, value in options.items()]
-    variables["PGOPTIONS"] = " ".join([*([parameters["options"]] if "options" in parameters else []), *words])
-    variables["PGAPPNAME"] = PROGRAM_APPLICATION_NAME
-    return variables
+
+
+def session_options(server: Server, database: str, parameters: Mapping[str, str]) -> str:
+    """Return libpq's parameter ``options`` for sessions with these run-time parameters, beside those of the server."""
+    words = ["-c %s=%s" % (name, re.sub(r"([\s\\])", r"\\\1", value)) for name, value in parameters.items()]
+    own = server.parameters(database).get("options")
+    return " ".join([*([own] if own else []), *words])
 
 
 @dataclass(frozen=True)

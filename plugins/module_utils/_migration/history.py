@@ -52,6 +52,10 @@ COLUMNS = {
 }
 #: Columns that tell the history of another tool, which may have the same name.
 OTHERS = {"installed_rank": "Flyway", "dirty": "golang-migrate", "is_applied": "goose", "run_on": "Diesel"}
+SESSION_AGE_MS = """(
+    SELECT pg_catalog.round(1000 * EXTRACT(epoch FROM pg_catalog.clock_timestamp() - a.backend_start))::bigint
+      FROM pg_catalog.pg_stat_activity AS a
+     WHERE a.pid = pg_catalog.pg_backend_pid())"""
 NAME_PARTS = re.compile(r'(?:("(?:[^"]|"")+"|[^".\s]+)\.)?("(?:[^"]|"")+"|[^".\s]+)')
 
 
@@ -201,6 +205,41 @@ class History:
         The newest complete migration always has the greatest ``applied_at``: a clock that stood still or went back
         is overruled, and a migration that is not complete has ``-infinity``.
         """
+        expressions = self._expressions(entry)
+        # Not ON CONFLICT: a table that was adopted may have no unique index.
+        cursor.execute(self._update(entry, expressions))
+        if not cursor.rowcount:
+            cursor.execute(
+                sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(
+                    self.relation,
+                    sql.SQL(", ").join(map(sql.Identifier, expressions)),
+                    sql.SQL(", ").join(expressions.values()),
+                )
+            )
+
+    def writing(self, entry: Entry) -> sql.Composable:
+        """Return what `write` does as SQL for psql; the session's age counts as duration."""
+        expressions = {**self._expressions(entry), "duration_ms": sql.SQL(SESSION_AGE_MS)}
+        return sql.SQL("{};\nINSERT INTO {} ({}) SELECT {} WHERE NOT EXISTS ({});\n").format(
+            self._update(entry, expressions),
+            self.relation,
+            sql.SQL(", ").join(map(sql.Identifier, expressions)),
+            sql.SQL(", ").join(expressions.values()),
+            sql.SQL("SELECT FROM {} WHERE version = {}").format(self.relation, sql.Literal(entry.version)),
+        )
+
+    def removing(self, version: str) -> sql.Composable:
+        """Return what `remove` does as SQL for psql."""
+        return sql.SQL("DELETE FROM {} WHERE version = {};\n").format(self.relation, sql.Literal(version))
+
+    def standing(self, version: str) -> sql.Composable:
+        """Return an expression that differs whenever somebody has written to the row of a version meanwhile."""
+        return sql.SQL(
+            "(SELECT pg_catalog.concat_ws(' ', state, checksum, statements_done, statement_started)"
+            " FROM {} WHERE version = {})"
+        ).format(self.relation, sql.Literal(version))
+
+    def _expressions(self, entry: Entry) -> dict[str, sql.Composable]:
         values = {
             "version": entry.version,
             "description": entry.description,
@@ -224,21 +263,13 @@ class History:
         else:
             expressions["applied_at"] = sql.SQL("'-infinity'::{}").format(time_type)
         expressions["applied_by"] = sql.SQL("session_user")
+        return expressions
+
+    def _update(self, entry: Entry, expressions: dict[str, sql.Composable]) -> sql.Composable:
         assignments = [sql.SQL("{} = {}").format(sql.Identifier(n), e) for n, e in expressions.items()]
-        # Not ON CONFLICT: a table that was adopted may have no unique index.
-        cursor.execute(
-            sql.SQL("UPDATE {} SET {} WHERE version = {}").format(
-                self.relation, sql.SQL(", ").join(assignments), sql.Literal(entry.version)
-            )
+        return sql.SQL("UPDATE {} SET {} WHERE version = {}").format(
+            self.relation, sql.SQL(", ").join(assignments), sql.Literal(entry.version)
         )
-        if not cursor.rowcount:
-            cursor.execute(
-                sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(
-                    self.relation,
-                    sql.SQL(", ").join(map(sql.Identifier, expressions)),
-                    sql.SQL(", ").join(expressions.values()),
-                )
-            )
 
     def record(
         self, cursor: Cursor, rows: Iterable[Entry], *, gone: Iterable[str] = (), lock_timeout_ms: int = 0

@@ -87,6 +87,39 @@ def lock_worker(cursor: Cursor, *, database: str, patience_s: float = WORKER_PAT
         _refuse_second(cursor, WORKER_LOCK, database=database)
 
 
+def await_worker(cursor: Cursor, *, database: str) -> None:
+    """Wait until nobody works for a killed runner, whose last file may still be committed and recorded."""
+    lock_worker(cursor, database=database)
+    cursor.execute("SELECT pg_catalog.pg_advisory_unlock(%s, %s)", (LOCK_CLASS, WORKER_LOCK))
+
+
+def refuse_backup(cursor: Cursor, *, database: str) -> None:
+    """Raise `HoldfastError` (``backup_running``) when somebody takes a backup of the session's database."""
+    cursor.execute(BACKUPS)
+    row = cursor.fetchone()
+    if row is None:
+        return
+    backup = dict(zip(("pid", "user", "application", "address", "since"), row))
+    raise HoldfastError(
+        code="backup_running",
+        msg="A backup of database %r is running: pid %s, user %s, application %r, from %s, since %s. Nothing was run."
+        % (database, *backup.values()),
+        hint="Wait for it to end: its locks stand in the way of changes, and whoever waits for them blocks others. To"
+        " migrate beside it, set allow_during_backup.",
+        backup=backup,
+    )
+
+
+BACKUPS = """
+SELECT a.pid, a.usename::text, a.application_name, a.client_addr::text, a.backend_start::timestamptz(0)::text
+  FROM pg_catalog.pg_stat_activity AS a
+ WHERE a.datname = pg_catalog.current_database()
+   AND (a.application_name IN ('pg_dump', 'pg_dumpall') OR a.application_name LIKE 'holdfast backup %')
+ ORDER BY a.backend_start
+ LIMIT 1
+"""
+
+
 def set_parameters(cursor: Cursor, parameters: dict[str, str], *, local: bool = False) -> None:
     """Set run-time parameters for the session, or until the end of the transaction."""
     for name, value in parameters.items():

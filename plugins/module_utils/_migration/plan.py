@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn, Optional
 
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
+from ansible_collections.holdfast.postgres.plugins.module_utils._migration import psql
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration import statements as scanner
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration.history import (
     APPLIED,
@@ -52,17 +54,36 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """The statements of a file, or of one that it includes."""
+
+    path: str
+    text: str
+    statements: tuple[Statement, ...]
+
+
+@dataclass(frozen=True)
 class Prepared:
     """A file that has been read as statements and may be run.
 
     The commands that begin and end the file's own transactions are no statements: they are what ``groups`` says.
     ``reason`` is why it does not run in one transaction, when it does not.
+
+    A file for psql is one statement, and ``for_psql`` what psql gets: the text without a transaction of its own around
+    all of it. ``read`` is what is known of the SQL in it and in the files that it includes.
     """
 
     script: Script
     statements: tuple[Statement, ...]
     groups: tuple[Group, ...]
     reason: str | None = None
+    for_psql: str | None = None
+    read: tuple[Reading, ...] = ()
+
+    @property
+    def readings(self) -> tuple[Reading, ...]:
+        """The statements of each file."""
+        return self.read or (Reading(self.script.path, self.script.text, self.statements),)
 
     @property
     def transactional(self) -> bool:
@@ -93,16 +114,11 @@ def prepare(script: Script, *, step: str) -> Prepared:
     try:
         found = scanner.statements(script.text)
         directives = [each for each in scanner.directives(script.text) if not scanner.is_allowance(each[1])]
+    except scanner.NeedsPsql:
+        return prepare_for_psql(script, step=step)
     except scanner.ScanError as exc:
         _refuse(script, exc.offset, exc.message, exc.hint)
-    for offset, words in directives:
-        if words != scanner.NO_TRANSACTION or step == "verify":
-            _refuse(
-                script,
-                offset,
-                "'holdfast: %s' is not known here" % words,
-                "Known are 'no-transaction' at the top of a step up or down, and 'allow' for the lint.",
-            )
+    _check_directives(script, directives, step=step)
     groups = _groups(script, found, verify=step == "verify")
     statements = tuple(statement for group in groups for statement in group.statements)
     told = directives or script.transactional is False
@@ -111,6 +127,87 @@ def prepare(script: Script, *, step: str) -> Prepared:
         begin = next((group.begin for group in groups if group.begin is not None), BEGIN)
         return Prepared(script=script, statements=statements, groups=(Group(1, statements, begin),))
     return Prepared(script=script, statements=statements, groups=groups, reason=reason)
+
+
+def _check_directives(script: Script, directives: Sequence[tuple[int, str]], *, step: str) -> None:
+    for offset, words in directives:
+        if words != scanner.NO_TRANSACTION or step == "verify":
+            _refuse(
+                script,
+                offset,
+                "'holdfast: %s' is not known here" % words,
+                "Known are 'no-transaction' at the top of a step up or down, and 'allow' for the lint.",
+            )
+
+
+def prepare_for_psql(script: Script, *, step: str) -> Prepared:
+    """Return a file as psql runs it; raises `HoldfastError` (``migration_invalid``) for what is refused."""
+    contents = {file.path: file.content.decode("utf-8-sig", "replace") for file in script.beside}
+    try:
+        files = psql.included(script.text, path=script.path, contents=contents)
+    except psql.IncludedScanError as exc:
+        place = scanner.place(exc.text, exc.error.offset)[0]
+        invalid(exc.path, exc.error.message, exc.error.hint, line=place)
+    directives = [each for each in scanner.directives(script.text) if not scanner.is_allowance(each[1])]
+    _check_directives(script, directives, step=step)
+    text, (main, *others) = script.text, files
+    around = _own_transaction(main[1], verify=step == "verify")
+    for statement in around:
+        blank = re.sub(r"[^\n]", " ", statement.text)
+        text = text[: statement.offset] + blank + text[statement.offset + len(statement.text) :]
+    inner = [s for s in main[1].statements if s not in around]
+    readings = tuple(
+        Reading(path, script.text if path == script.path else contents[path], tuple(statements))
+        for path, statements in [(main[0], inner), *((path, file.statements) for path, file in others)]
+    )
+    told = directives or script.transactional is False
+    reason = "the file says no-transaction" if told else _reason_for_psql(readings)
+    if step == "verify" and reason is not None:
+        invalid(script.path, "a verification runs in a transaction: %s" % reason, "Remove it: a verification looks.")
+    whole = scanner.joined([script.text, *(file.content.decode("utf-8", "replace") for file in script.beside)])
+    return Prepared(
+        script=script,
+        statements=(Statement(text=whole, offset=0, head=("(psql)",), inside=()),),
+        groups=(),
+        reason=reason,
+        for_psql=script.text if reason is not None else text,
+        read=readings,
+    )
+
+
+def _own_transaction(file: psql.File, *, verify: bool) -> list[Statement]:
+    """Return BEGIN and COMMIT that stand around all the rest of a file, or nothing."""
+    controls = [s for s in file.statements if scanner.transaction_control(s)]
+    endings = (*scanner.ENDINGS, "ROLLBACK", "ABORT") if verify else scanner.ENDINGS
+    if (
+        len(controls) == 2
+        and all(control in file.unconditional for control in controls)
+        and controls == [file.statements[0], file.statements[-1]]
+        and scanner.transaction_control(controls[0]) in scanner.BEGINNINGS
+        and scanner.beginning(controls[0]) is None
+        and scanner.transaction_control(controls[1]) in endings
+        and "CHAIN" not in controls[1].words
+    ):
+        return controls
+    return []
+
+
+def _reason_for_psql(readings: Sequence[Reading]) -> str | None:
+    """Return why psql does not run a file in one transaction, or None when it does."""
+    for reading in readings:
+        for statement in reading.statements:
+            where = "line %d of %s" % (scanner.place(reading.text, statement.offset)[0], reading.path)
+            if scanner.transaction_control(statement):
+                return "the file has transactions of its own, see %s" % where
+            outside = scanner.outside_transaction(statement)
+            if outside is not None:
+                return "%s in %s cannot run inside a transaction" % (outside, where)
+            if scanner.commits_by_itself(statement):
+                return "the code in %s ends its transaction by itself" % where
+    used = scanner.enum_value_used_later([s for reading in readings for s in reading.statements])
+    if used is not None:
+        return "an enum value that it adds is used in it, and has to be committed before: %s" % used[0].shown
+    return None
 
 
 def _refuse(script: Script, offset: int, reason: str, hint: str) -> NoReturn:
@@ -202,12 +299,16 @@ def _reason(script: Script, groups: Sequence[Group]) -> str | None:
 
 
 def _step(migration: Migration, entry: Entry | None) -> Step:
+    up = prepare(migration.up, step="up")
+    verify = prepare(migration.verify, step="verify") if migration.verify else None
+    if verify is not None and verify.for_psql is not None and up.transactional:
+        up = prepare_for_psql(migration.up, step="up")  # both in one transaction
     return Step(
         migration=migration,
         entry=entry,
-        up=prepare(migration.up, step="up"),
+        up=up,
         down=prepare(migration.down, step="down") if migration.down else None,
-        verify=prepare(migration.verify, step="verify") if migration.verify else None,
+        verify=verify,
     )
 
 
@@ -398,7 +499,9 @@ def _refuse_changed_prefix(entry: Entry, prepared: Prepared) -> None:
     """Raise `HoldfastError` when a file that stopped half-way is no more the same up to where it stopped."""
     done = entry.statements_done or 0
     found = prepared.prefix_checksum(done)
-    if not prepared.transactional and done <= len(prepared.statements) and found == entry.checksum:
+    # A file for psql may be in doubt although it is one transaction: it has committed by itself.
+    several = not prepared.transactional or prepared.for_psql is not None
+    if several and done <= len(prepared.statements) and found == entry.checksum:
         return
     raise HoldfastError(
         code="migration_changed",

@@ -21,7 +21,7 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection
     require_driver,
 )
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
-from ansible_collections.holdfast.postgres.plugins.module_utils._migration import adoption
+from ansible_collections.holdfast.postgres.plugins.module_utils._migration import adoption, psql_run
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration import statements as scanner
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration.beyond import found_beyond
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration.command import (
@@ -49,8 +49,12 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._migration.layou
 )
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration.locks import (
     APPLICATION_NAME,
+    LOCK_CLASS,
+    WORKER_LOCK,
     RunnerLock,
+    await_worker,
     lock_worker,
+    refuse_backup,
     refuse_pooler,
     runner_lock,
     set_parameters,
@@ -63,12 +67,13 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._migration.plan 
     plan_down,
     plan_up,
 )
+from ansible_collections.holdfast.postgres.plugins.module_utils._migration.psql_run import Part, Psql
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration.statements import Statement
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration.watch import Effects, Watch
 
 try:
     import psycopg2
-    from psycopg2 import errorcodes
+    from psycopg2 import errorcodes, sql
     from psycopg2.extensions import TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INTRANS
 except ImportError:  # reported by connection.require_driver()
     pass
@@ -106,6 +111,8 @@ class Settings:
     allow_missing: bool = False
     role: str | None = None
     adopt: str | None = None
+    bin_dir: str | None = None
+    allow_during_backup: bool = False
     max_blocking_s: float = 0
     row_versions: Mapping[str, str] | None = None
 
@@ -147,21 +154,11 @@ def _migrate(
 ) -> dict[str, Any]:
     history = History(settings.history_table, key=found.key)
     if state == "status":
-        with server.session(database, application_name=APPLICATION_NAME) as connection, connection.cursor() as cursor:
-            cursor.execute("BEGIN READ ONLY")
-            set_parameters(cursor, {"timezone": "UTC", "datestyle": "ISO"}, local=True)
-            entries = history.read(cursor)
-            run = _Run(database=database, found=found, history=history, settings=settings, entries=entries)
-            with run.facts_in_failures():
-                run.recorded = adoption.listed(_adopt(run, cursor, state=state), found)
-            cursor.execute("COMMIT")
-        with run.facts_in_failures():
-            run.pending = _up(run)
-        return {**run.result(), "changed": False, "history": [entry.as_row() for entry in entries]}
-
+        return _status(server=server, database=database, found=found, history=history, settings=settings)
     with runner_lock(server=server, database=database) as lock:
         refuse_standby(lock.connection)
         with lock.connection.cursor() as cursor:
+            await_worker(cursor, database=database)
             _check_role(cursor, settings.role)
             entries = history.read(cursor)
         run = _Run(database=database, found=found, history=history, settings=settings, entries=entries)
@@ -179,23 +176,45 @@ def _migrate(
                     target_version=settings.target_version,
                     key=found.key,
                 )
-            if rows and not check:
+            if steps and not settings.allow_during_backup:
                 with lock.connection.cursor() as cursor:
-                    history.record(cursor, rows, lock_timeout_ms=settings.lock_timeout_ms)
-                run.entries, run.adopted = [*run.entries, *rows], []
-            run.recorded = adoption.listed(rows, found)
-            if check:
-                run.predicted = steps
-                if state == "reverted":
-                    run.reverted = [_listed(step) for step in steps]
-            elif steps:
-                with _worker(server=server, lock=lock, run=run) as worker:
-                    for step in steps:
-                        if state == "applied":
-                            worker.up(step)
-                        else:
-                            worker.down(step)
+                    refuse_backup(cursor, database=database)
+            version = lock.connection.server_version
+            with _psql(server=server, run=run, steps=steps, down=state == "reverted", server_version=version) as psql:
+                if rows and not check:
+                    with lock.connection.cursor() as cursor:
+                        history.record(cursor, rows, lock_timeout_ms=settings.lock_timeout_ms)
+                    run.entries, run.adopted = [*run.entries, *rows], []
+                run.recorded = adoption.listed(rows, found)
+                if check:
+                    run.predicted = steps
+                    if state == "reverted":
+                        run.reverted = [_listed(step) for step in steps]
+                elif steps:
+                    with _worker(server=server, lock=lock, run=run, psql=psql) as worker:
+                        for step in steps:
+                            if state == "applied":
+                                worker.up(step)
+                            else:
+                                worker.down(step)
         return run.result()
+
+
+def _status(*, server: Server, database: str, found: Found, history: History, settings: Settings) -> dict[str, Any]:
+    with server.session(database, application_name=APPLICATION_NAME) as connection, connection.cursor() as cursor:
+        cursor.execute("BEGIN READ ONLY")
+        set_parameters(cursor, {"timezone": "UTC", "datestyle": "ISO"}, local=True)
+        entries = history.read(cursor)
+        run = _Run(database=database, found=found, history=history, settings=settings, entries=entries)
+        with run.facts_in_failures():
+            run.recorded = adoption.listed(_adopt(run, cursor, state="status"), found)
+        cursor.execute("COMMIT")
+        version = connection.server_version
+    with run.facts_in_failures():
+        run.pending = _up(run)
+        with _psql(server=server, run=run, steps=run.pending, down=False, server_version=version):
+            pass  # it is there
+    return {**run.result(), "changed": False, "history": [entry.as_row() for entry in entries]}
 
 
 def _check_settings(settings: Settings) -> None:
@@ -351,34 +370,79 @@ def _listed(step: Step) -> dict[str, Any]:
         "statements": len(step.up.statements),
         "statements_done": (step.entry.statements_done or 0) if step.entry and step.entry.state == PARTIAL else 0,
         "down_checksum": migration.down.checksum if migration.down else None,
-        "beyond_database": [f for p in files for f in found_beyond(p.script.text, p.statements, path=p.script.path)],
+        "beyond_database": [
+            f for p in files for r in p.readings for f in found_beyond(r.text, r.statements, path=r.path)
+        ],
     }
 
 
 def _expect_guarded(down: Prepared, guard: RowGuard) -> None:
-    if guard.versions and not down.transactional:
+    if guard.versions and (not down.transactional or down.for_psql is not None):
         raise HoldfastError(
             code="unsupported",
-            msg="%s runs outside of one transaction, in which rows that are written meanwhile could be lost."
+            msg="%s runs outside of one transaction of ours, and rows that are written meanwhile could be lost."
             % down.script.path,
             hint="Undo with a clone or an archive; or stop all writers and revert without row_versions.",
         )
 
 
 @contextlib.contextmanager
-def _worker(*, server: Server, lock: RunnerLock, run: _Run) -> Iterator[_Worker]:
+def _worker(*, server: Server, lock: RunnerLock, run: _Run, psql: Psql | None) -> Iterator[_Worker]:
     with server.session(run.database, application_name=APPLICATION_NAME) as connection:
         refuse_pooler(connection, database=run.database)
         max_blocking_s = run.settings.max_blocking_s
         with Watch(connection=lock.connection, worker=connection, max_blocking_s=max_blocking_s) as watch:
-            yield _Worker(connection=connection, lock=lock, run=run, watch=watch)
+            yield _Worker(connection=connection, lock=lock, run=run, watch=watch, psql=psql)
+
+
+@contextlib.contextmanager
+def _psql(
+    *, server: Server, run: _Run, steps: Sequence[Step], down: bool, server_version: int
+) -> Iterator[Psql | None]:
+    """Find psql, if one of the files needs it, before anything runs."""
+    files = [p for s in steps for p in ((s.down,) if down else (s.up, s.verify)) if p is not None]
+    if not any(prepared.for_psql is not None for prepared in files):
+        yield None
+        return
+    with psql_run.psql_for(
+        server=server,
+        database=run.database,
+        settings=run.settings,
+        server_version=server_version,
+        bin_dir=run.settings.bin_dir,
+    ) as psql:
+        yield psql
+
+
+@dataclass(frozen=True)
+class _Ending:
+    """How psql records a file: the SQL that does, ``applied`` or gone, after the verification."""
+
+    record: sql.Composable
+    applied: Entry | None = None
+    verify: Prepared | None = None
+
+    def happened(self, found: Entry | None) -> bool:
+        """Whether the row of the version says so."""
+        if self.applied is None or found is None:
+            return self.applied is None and found is None
+        return found.state == APPLIED and found.checksum == self.applied.checksum
+
+
+def _verification(verify: Prepared) -> Part:
+    if verify.for_psql is not None:
+        return Part(verify.for_psql, verify.script)
+    return Part("".join(statement.text + "\n;\n" for statement in verify.statements), verify.script)
 
 
 class _Worker:
     """The connection that runs the files, one after the other, each in a session that knows nothing of the last."""
 
-    def __init__(self, *, connection: Connection, lock: RunnerLock, run: _Run, watch: Watch) -> None:
+    def __init__(
+        self, *, connection: Connection, lock: RunnerLock, run: _Run, watch: Watch, psql: Psql | None = None
+    ) -> None:
         self.connection = connection
+        self.psql = psql
         self.cursor = connection.cursor()
         self.lock = lock
         self.run = run
@@ -420,7 +484,12 @@ class _Worker:
                 self.cursor.execute(AS_LOGIN_ROLE)
                 self.run.history.write(self.cursor, replace(entry, duration_ms=self._duration_ms()))
 
-            self._run_file(step.up, finish, row=replace(entry, state=PARTIAL), stopped=step.entry)
+            row = replace(entry, state=PARTIAL)
+            if step.up.for_psql is not None or (step.verify is not None and step.verify.for_psql is not None):
+                ending = _Ending(self.run.history.writing(entry), applied=entry, verify=step.verify)
+                self._run_by_psql(step.up, ending, finish, row=row, stopped=step.entry)
+            else:
+                self._run_file(step.up, finish, row=row, stopped=step.entry)
             self.run.record(entry)
             self.run.applied.append(
                 {
@@ -448,7 +517,13 @@ class _Worker:
                 self.guard.renew(self.cursor)
 
             row = replace(recorded, state=REVERTING, statements_total=len(down.statements))
-            self._run_file(down, finish, row=row, stopped=recorded if recorded.state == REVERTING else None)
+            stopped = recorded if recorded.state == REVERTING else None
+            if down.for_psql is not None:
+                self._run_by_psql(
+                    down, _Ending(self.run.history.removing(recorded.version)), finish, row=row, stopped=stopped
+                )
+            else:
+                self._run_file(down, finish, row=row, stopped=stopped)
             self.guard.committed()
             self.run.forget(recorded.version)
             self.run.reverted.append(
@@ -754,7 +829,9 @@ class _Worker:
 
     def _refuse_doubtful(self, prepared: Prepared, statement: Statement, number: int, row: Entry) -> NoReturn:
         failure = StatementFailed(
-            "an earlier run was killed while this statement ran, and whether it has done its work is unknown",
+            "psql ended half-way in an earlier run of this file, and how far it came is unknown"
+            if prepared.for_psql is not None
+            else "an earlier run was killed while this statement ran, and whether it has done its work is unknown",
             script=prepared.script,
             statement=statement,
             number=number,
@@ -763,15 +840,20 @@ class _Worker:
         raise HoldfastError(
             code="migration_failed",
             msg="Migration %s cannot go on by itself: %s" % (row.version, failure.describe()),
-            hint="Look whether it is done. If so, set in the row of this version in %s statement_started to NULL,"
-            " statements_done to %d and checksum to '%s'; if not, statement_started alone. Then run the task again."
-            % (
-                self.run.history,
-                number,
-                prepared.prefix_checksum(number),
-            ),
+            hint=self._hint_for_doubt(prepared, number),
             partial=True,
             **failure.facts(),
+        )
+
+    def _hint_for_doubt(self, prepared: Prepared, number: int) -> str:
+        if prepared.for_psql is None:
+            question = "Look whether it is done. If so,"
+        else:
+            question = "Look what it has done. When the rest is done, too,"
+        return (
+            "%s set in the row of this version in %s statement_started to NULL, statements_done to %d and checksum to"
+            " '%s'; when nothing of it is, statement_started alone. Then run the task again."
+            % (question, self.run.history, number, prepared.prefix_checksum(number))
         )
 
     def _index_validity(self, index: scanner.ConcurrentIndex) -> bool | None:
@@ -832,6 +914,166 @@ class _Worker:
         self._retried(lambda: self._in_transaction(write, script=prepared.script), script=prepared.script)
         self.run.record(entry)
 
+    # -- a file for psql ----------------------------------------------------------------------------------------
+
+    def _run_by_psql(
+        self,
+        prepared: Prepared,
+        ending: _Ending,
+        finish: Callable[[], None],
+        *,
+        row: Entry,
+        stopped: Entry | None,
+    ) -> None:
+        """Run a file by psql, or only its verification when that is what needs it.
+
+        A file that can be one transaction is, together with its record, and psql ends both. Of any other file the
+        history says that it was begun, and psql itself records that it is done; a kill between leaves it in doubt.
+        """
+        script = prepared.script
+        self._retried(lambda: self._in_transaction(self._complete_history, script=script), script=script)
+        self.recorded = prepared
+        done = (stopped.statements_done or 0) if stopped else 0
+        if prepared.for_psql is None:
+            self._one_by_one(prepared, row=row, stopped=stopped)
+            done = len(prepared.statements)
+        elif stopped is not None and stopped.statement_started:
+            self._refuse_doubtful(prepared, prepared.statements[0], 1, row)
+        if prepared.transactional:
+            self._retried(lambda: self._by_psql(prepared, ending, row=row), script=script)
+            return
+        if not done:
+            self._write_progress(prepared, row, done=0, started=1)
+            self._by_psql(prepared, ending, row=row)
+        elif ending.verify is not None and ending.verify.for_psql is not None:
+            self._retried(lambda: self._by_psql(prepared, ending, row=row, done=True), script=script)
+        else:
+            self._retried(lambda: self._in_transaction(finish, script=script), script=script)
+
+    def _by_psql(self, prepared: Prepared, ending: _Ending, *, row: Entry, done: bool = False) -> None:
+        """Run what is not ``done`` of a file, its verification and its record in one session of psql."""
+        self._prepare_session()
+        history, script = self.run.history, prepared.script
+        self.cursor.execute(sql.SQL("SELECT {}").format(history.standing(row.version)))
+        expected = only_row(self.cursor)[0]
+        opening = psql_run.opening(
+            self.connection,
+            standing=history.standing(row.version),
+            expected=expected,
+            settings=self.settings,
+            watched=self.client_check,
+        )
+        # The session of psql takes this lock over, so that it is seen for as long as it works.
+        self.cursor.execute("SELECT pg_catalog.pg_advisory_unlock(%s, %s)", (LOCK_CLASS, WORKER_LOCK))
+        self.fresh = False
+
+        def ours(*texts: sql.Composable | str) -> Part:
+            return Part("".join(t if isinstance(t, str) else t.as_string(self.connection) for t in texts))
+
+        utf8 = "SET LOCAL client_encoding TO 'UTF8';\n"
+        whole = prepared.transactional or done
+        parts = [ours(opening, *((BEGIN, ";\n", psql_run.TELL_TRANSACTION) if whole else ()))]
+        if not done:
+            parts.append(Part(str(prepared.for_psql), script))
+            if not prepared.transactional:
+                progress = self._progress(prepared, row, done=1, started=None)
+                parts.append(
+                    ours(BEGIN, ";\n", utf8, AS_LOGIN_ROLE, ";\n", history.writing(progress), "COMMIT;\n", BEGIN, ";\n")
+                )
+        # An error outside a transaction: the file has ended the one that it was in.
+        parts.append(ours("SAVEPOINT holdfast_verify;\n"))
+        if ending.verify is not None:
+            parts.append(_verification(ending.verify))
+        parts.append(ours("ROLLBACK TO SAVEPOINT holdfast_verify;\n" if ending.verify is not None else ""))
+        parts.append(ours(utf8, AS_LOGIN_ROLE, ";\n", ending.record, "COMMIT;\n"))
+        self._call_psql(prepared, parts, ending, row=row)
+
+    def _call_psql(self, prepared: Prepared, parts: list[Part], ending: _Ending, *, row: Entry) -> None:
+        if self.psql is None:
+            raise AssertionError("psql was not looked for")
+        effects = self.effects.setdefault(1, Effects())
+        begun = time.monotonic()
+        failure: psql_run.PsqlFailed | None = None
+        transactions: list[int] = []
+
+        def told(kind: str, number: int) -> None:
+            if kind == "session":
+                self.watch.follow(number)
+            else:
+                transactions.append(number)
+
+        try:
+            with self.watch.statement(effects):
+                self.notices.extend(clean(line) for line in self.psql.run(parts, on_told=told))
+        except psql_run.PsqlFailed as exc:
+            failure = exc
+        finally:
+            self.watch.rest()
+            self.watch.follow(None)
+        if prepared.for_psql is not None:
+            self._record_psql(effects, begun=begun, sqlstate=failure.pgcode if failure else None)
+        problem: Exception | str = failure or "psql ended without an error, but what it did is not recorded"
+        try:
+            self._prepare_session()
+            entries = self.run.history.read(self.cursor)
+            committed = False
+            for number in transactions:
+                self.cursor.execute("SELECT pg_catalog.txid_status(%s)", (number,))
+                committed = only_row(self.cursor)[0] == "committed"
+        except psycopg2.Error as exc:
+            raise StatementFailed(exc, script=prepared.script, doing=COMMITTING) from exc
+        found = next((entry for entry in entries if entry.version == row.version), None)
+        if ending.happened(found):
+            return
+        if found is not None and found.state != APPLIED:
+            self.run.record(replace(found, key=row.key))
+        if committed:  # by the file itself, which has not come to its end
+            self._write_progress(prepared, row, done=0, started=1)
+        raise self._psql_failed(problem, prepared, parts, ending, row=row)
+
+    def _psql_failed(
+        self, problem: Exception | str, prepared: Prepared, parts: list[Part], ending: _Ending, *, row: Entry
+    ) -> StatementFailed:
+        script, statement, doing = prepared.script, None, ""
+        if isinstance(problem, psql_run.PsqlFailed):
+            if problem.part is parts[0] and not prepared.transactional:  # nothing of the file has run
+                self._write_progress(prepared, row, done=0, started=None)
+            elif problem.pgcode == errorcodes.NO_ACTIVE_SQL_TRANSACTION and problem.path is None:
+                problem = "it ended the transaction that it was in, what came before is committed"
+            elif problem.path is not None:
+                readings = [*prepared.readings, *(ending.verify.readings if ending.verify else ())]
+                text = next((r.text for r in readings if r.path == problem.path), "")
+                script = Script(path=problem.path, text=text) if text else script
+                lines = text.split("\n")
+                number = min(problem.line or 1, len(lines))
+                offset = sum(len(line) + 1 for line in lines[: number - 1])
+                statement = Statement(text=lines[number - 1], offset=offset, head=(), inside=())
+            else:
+                doing = "recording it in the history"
+        return StatementFailed(
+            problem,
+            script=script,
+            statement=statement,
+            number=1,
+            total=1,
+            doing=doing,
+            stopped=self.watch.stopped,
+        )
+
+    def _record_psql(self, effects: Effects, *, begun: float, sqlstate: str | None) -> None:
+        before = self.records.get(1, {"attempts": 0, "lock_wait_ms": 0})
+        timed_out_ms = self.settings.lock_timeout_ms if sqlstate == errorcodes.LOCK_NOT_AVAILABLE else 0
+        waited_ms, effects.waited_ms = max(effects.waited_ms, timed_out_ms), 0
+        self.records[1] = {
+            "number": 1,
+            "line": 1,
+            "statement": "(psql)",
+            "duration_ms": round((time.monotonic() - begun) * 1000),
+            "rows": None,
+            "lock_wait_ms": before["lock_wait_ms"] + waited_ms,
+            "attempts": before["attempts"] + 1,
+        }
+
     # -- trying again, and failing ------------------------------------------------------------------------------
 
     def _retried(
@@ -885,8 +1127,14 @@ class _Worker:
         self, failure: StatementFailed, migration: Migration, prepared: Prepared, entry: Entry | None
     ) -> NoReturn:
         partial = entry is not None and entry.state != APPLIED
+        doubt = False
         if failure.sqlstate is None and failure.doing == COMMITTING:
             left = "The connection broke during COMMIT: state=status tells whether the migration is there."
+        elif partial and entry is not None and prepared.for_psql is not None and entry.statement_started:
+            left = "What psql has done before is committed; the file is not done, and its row in %s says so." % (
+                self.run.history
+            )
+            doubt = True
         elif partial and entry is not None:
             left = "%d of %d statements are done and recorded; the next run goes on after them." % (
                 entry.statements_done or 0,
@@ -898,7 +1146,7 @@ class _Worker:
             code="migration_failed",
             msg="Migration %s (%s) failed. %s %s"
             % (migration.version, migration.description, left, failure.describe()),
-            hint=failure.hint,
+            hint=self._hint_for_doubt(prepared, 1) if doubt else failure.hint,
             version=migration.version,
             description=migration.description,
             partial=partial,

@@ -65,6 +65,10 @@ class ScanError(Exception):
         self.hint = hint
 
 
+class NeedsPsql(ScanError):
+    """A place that only psql understands."""
+
+
 @dataclass(frozen=True)
 class Statement:
     """One statement of a file: ``text`` without its semicolon and without the comments before it."""
@@ -106,44 +110,54 @@ def split(text: str) -> list[Piece]:
     """Return the pieces of ``text``; raises `ScanError` for what only psql understands or what never ends."""
     pieces: list[Piece] = []
     begin = 0
-    scanner = _Statement()
+    reader = StatementReader()
     position = 0
     size = len(text)
     while position < size:
-        match = _token(text, position)
-        kind = match.lastgroup
-        end = match.end()
-        if kind in ("space", "line_comment"):
-            position = end
-            continue
-        if kind == "block_comment":
-            position = _block_comment_end(text, position)
-            continue
-        if kind == "semicolon" and not scanner.inside_body():
-            pieces.append(Piece(text[begin:end], scanner.finish(text)))
-            scanner = _Statement()
-            begin = position = end
-            continue
-        if kind == "dollar":
-            end = _dollar_quote_end(text, match)
-        elif kind == "unterminated":
-            raise ScanError(
-                "a quote is opened that nothing closes",
-                offset=position,
-                hint="Close the %s; the whole rest of the file was read as its content." % match.group()[-1],
-            )
-        elif kind == "backslash":
-            raise ScanError(
+        kind, end = next_token(text, position)
+        if kind == "backslash":
+            raise NeedsPsql(
                 "a command of psql (%s) is not SQL"
                 % text[position : position + 20].split("\n", maxsplit=1)[0].rstrip(),
                 offset=position,
-                hint="Write it as SQL: the server runs migrations directly, without psql.",
+                hint="Write it as SQL.",
             )
-        scanner.add(str(kind), match.group() if kind != "dollar" else "$", position, end)
+        if kind == "semicolon" and not reader.inside_body():
+            pieces.append(Piece(text[begin:end], _sent(reader.finish(text))))
+            reader = StatementReader()
+            begin = end
+        else:
+            reader.add(kind, text, position, end)
         position = end
     if begin < size:
-        pieces.append(Piece(text[begin:], scanner.finish(text)))
+        pieces.append(Piece(text[begin:], _sent(reader.finish(text))))
     return pieces
+
+
+def next_token(text: str, position: int) -> tuple[str, int]:
+    """Return kind and end of the token at ``position``; raises `ScanError` for what never ends."""
+    match = _token(text, position)
+    kind = str(match.lastgroup)
+    if kind == "block_comment":
+        return kind, _block_comment_end(text, position)
+    if kind == "dollar":
+        return kind, _dollar_quote_end(text, match)
+    if kind == "unterminated":
+        raise ScanError(
+            "a quote is opened that nothing closes",
+            offset=position,
+            hint="Close the %s; the whole rest of the file was read as its content." % match.group()[-1],
+        )
+    return kind, match.end()
+
+
+def _sent(statement: Statement | None) -> Statement | None:
+    """Return the statement, unless the rows that follow it would have to be read, too."""
+    if statement is not None and copies_by_client(statement):
+        raise NeedsPsql(
+            "COPY from or to the client is for psql", offset=statement.offset, hint="Use INSERT, or a file for psql."
+        )
+    return statement
 
 
 def statements(text: str) -> list[Statement]:
@@ -151,8 +165,8 @@ def statements(text: str) -> list[Statement]:
     return [piece.statement for piece in split(text) if piece.statement is not None]
 
 
-class _Statement:
-    """The statement that is being read."""
+class StatementReader:
+    """The statement that is being read, token by token."""
 
     def __init__(self) -> None:
         self.begin = -1
@@ -169,8 +183,11 @@ class _Statement:
         """Whether a semicolon here belongs to the statement."""
         return self.depth > 0 or self.body_depth > 0
 
-    def add(self, kind: str, token: str, begin: int, end: int) -> None:
-        """Take one token that is neither space nor comment."""
+    def add(self, kind: str, text: str, begin: int, end: int) -> None:
+        """Take one token of ``text``."""
+        if kind in ("space", "line_comment", "block_comment"):
+            return
+        token = "$" if kind == "dollar" else text[begin:end]
         if self.begin < 0:
             self.begin = begin
         self.end = end
@@ -207,23 +224,21 @@ class _Statement:
         return self.routine
 
     def finish(self, text: str) -> Statement | None:
+        """Return the statement, or None when there was nothing."""
         if self.begin < 0:
             return None
-        statement = Statement(
+        return Statement(
             text=text[self.begin : self.end], offset=self.begin, head=tuple(self.head), inside=tuple(self.inside)
         )
-        words = statement.words
-        # Checked here, because what follows is data that cannot be read as SQL.
-        if words[:1] == ("COPY",) and any(pair in _COPY_TO_CLIENT for pair in zip(words, words[1:])):
-            raise ScanError(
-                "COPY from or to the client cannot be part of a migration",
-                offset=self.begin,
-                hint="Use INSERT, or COPY from a file that the server can read.",
-            )
-        return statement
 
 
-_COPY_TO_CLIENT = (("FROM", "STDIN"), ("FROM", "STDOUT"), ("TO", "STDOUT"), ("TO", "STDIN"))
+_COPY_BY_CLIENT = (("FROM", "STDIN"), ("FROM", "STDOUT"), ("TO", "STDOUT"), ("TO", "STDIN"))
+
+
+def copies_by_client(statement: Statement) -> bool:
+    """Whether the statement is a COPY whose rows come from the client or go to it."""
+    words = statement.words
+    return words[:1] == ("COPY",) and any(pair in _COPY_BY_CLIENT for pair in zip(words, words[1:]))
 
 
 def _block_comment_end(text: str, begin: int) -> int:

@@ -170,6 +170,7 @@ class Watch:
         self._connection = connection
         self._worker = worker
         self._pid = int(worker.info.backend_pid)
+        self._is_worker = True
         self._max_blocking_s = max_blocking_s
         self._changed = threading.Condition()
         self._effects: Effects | None = None
@@ -207,6 +208,12 @@ class Watch:
         with contextlib.suppress(psycopg2.Error), self._connection.cursor() as cursor:
             cursor.execute(HELD, (self._pid,))
             self._held = self._keep_locks(effects, cursor.fetchall())
+
+    def follow(self, pid: int | None) -> None:
+        """Look at another session than the worker's, which psql has opened; with None at the worker's again."""
+        with self._changed:
+            self._pid = int(self._worker.info.backend_pid) if pid is None else pid
+            self._is_worker = pid is None
 
     def rest(self) -> None:
         """Look away: the transaction has ended."""
@@ -288,7 +295,11 @@ class Watch:
                 ),
             )
         # Its own session alone; the statement ends, and whoever waited goes on.
-        self._worker.cancel()
+        if self._is_worker:
+            self._worker.cancel()
+            return
+        with self._connection.cursor() as cursor:
+            cursor.execute("SELECT pg_catalog.pg_cancel_backend(%s)", (self._pid,))
 
     def _waited(self, pid: int, waited_s: float | None, now: float) -> float:
         first = self._first_seen.setdefault(pid, now)

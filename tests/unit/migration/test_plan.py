@@ -176,7 +176,7 @@ def test_reverting_refuses_a_changed_file():
         (NO_TRANSACTION + "BEGIN;", 2, "BEGIN is not allowed"),
         ("BEGIN;\nCREATE INDEX CONCURRENTLY i ON t (a);\nEND;", 2, "cannot run inside a transaction"),
         ("-- holdfast: no-transactions\nSELECT 1", 1, "not known"),
-        ("SELECT 1;\n\\i other.sql", 2, "psql"),
+        ("SELECT 1;\n\\i other.sql", 2, "/m/other.sql is not there"),
         ("SELECT 'a;\n", 1, "quote"),
     ],
 )

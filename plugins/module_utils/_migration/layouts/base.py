@@ -26,10 +26,14 @@ STEPS = ("up", "down", "verify")
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file as it was read: ``path`` names it in messages, its last parts say what it is."""
+    """A file as it was read: ``path`` names it in messages, its last parts say what it is.
+
+    ``beside`` is what it includes or loads by commands of psql, and what these include.
+    """
 
     path: str
     content: bytes
+    beside: tuple[SourceFile, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Script:
     """The SQL of one step: ``text`` without byte order mark and with LF alone, which is also what the server gets.
 
     ``transactional`` is None where the text itself decides. ``source`` is what the checksum is taken of, where that
-    is not ``text``.
+    is not ``text``, and of the files ``beside`` it.
     """
 
     path: str
@@ -54,12 +58,16 @@ class Script:
     transactional: bool | None = None
     source: str | None = None
     problem: Problem | None = None
+    beside: tuple[SourceFile, ...] = ()
 
     @property
     def checksum(self) -> str:
         """The sha256 of the text in hexadecimal."""
         text = self.text if self.source is None else self.source
-        return hashlib.sha256(text.encode("utf-8")).hexdigest()
+        digest = hashlib.sha256(text.encode("utf-8"))
+        for file in self.beside:
+            digest.update(b"\0" + file.content)
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -138,7 +146,9 @@ class NamedFile:
 
     def script(self) -> Script:
         """Return the content as text; raises `HoldfastError` for what is none."""
-        return Script(path=self.file.path, text=text_of(self.file), transactional=self.transactional)
+        return Script(
+            path=self.file.path, text=text_of(self.file), transactional=self.transactional, beside=self.file.beside
+        )
 
 
 @dataclass(frozen=True)

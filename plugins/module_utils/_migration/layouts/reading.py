@@ -9,9 +9,11 @@ import fnmatch
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
+from ansible_collections.holdfast.postgres.plugins.module_utils._migration import psql
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration.layouts.base import (
     NamedFile,
     Options,
@@ -22,6 +24,10 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._migration.layou
     STEP_FILES,
     Directories,
 )
+from ansible_collections.holdfast.postgres.plugins.module_utils._migration.layouts.sqitch import (
+    DIRECTORIES as SQITCH_DIRECTORIES,
+)
+from ansible_collections.holdfast.postgres.plugins.module_utils._migration.statements import ScanError
 
 VERSION_LIKE = re.compile(r"[vV]?[0-9]")
 MAX_DEPTH = 8
@@ -37,6 +43,9 @@ DIALECTS = frozenset(
 
 class Reads(Protocol):
     """The part of a layout that says which files of a directory are worth reading."""
+
+    def claims(self, path: str) -> bool:
+        """Whether the name of a file is one of this layout."""
 
     def reads(self, relative: str) -> bool:
         """Whether a file of a source may belong to this layout, and is not to be left alone."""
@@ -63,6 +72,12 @@ def read(directories: Iterable[str], *, layouts: Sequence[Reads], options: Optio
                 files[path] = _read(path)
             elif relative.endswith(".sql"):
                 strange.append(path)
+    files = {path: replace(file, beside=_beside(file)) for path, file in files.items()}
+    # What a migration includes is none itself, unless its name says so.
+    named_files = {file.path for each in files.values() for file in each.beside}
+    for path in named_files.intersection(files):
+        if not any(layout.claims(named(path, options).path) for layout in layouts) and not _is_sqitch(path):
+            del files[path]
     if not files and strange:
         raise HoldfastError(
             code="migration_invalid",
@@ -71,6 +86,33 @@ def read(directories: Iterable[str], *, layouts: Sequence[Reads], options: Optio
             paths=strange,
         )
     return list(files.values())
+
+
+def _beside(file: SourceFile) -> tuple[SourceFile, ...]:
+    """Read what a file includes or loads by commands of psql; what is not there, its reader will miss."""
+    directory = os.path.dirname(file.path)
+    found: dict[str, SourceFile] = {}
+    waiting = [file]
+    while waiting:
+        each = waiting.pop()
+        text = each.content.decode("utf-8", "replace")
+        if "\\" not in text:
+            continue
+        try:
+            includes = psql.read(text.replace("\r\n", "\n")).includes
+        except ScanError:  # refused when it is to be run
+            continue
+        for include in includes:
+            path = include.path(each.path, directory=directory)
+            if path not in found and path != file.path and os.path.exists(path):
+                found[path] = _read(path)
+                if include.is_sql:
+                    waiting.append(found[path])
+    return tuple(found[path] for path in sorted(found))
+
+
+def _is_sqitch(path: str) -> bool:
+    return os.path.basename(os.path.dirname(path)) in SQITCH_DIRECTORIES
 
 
 def _beside_steps(root: str, entries: Sequence[str], wanted: set[str], options: Options) -> set[str]:

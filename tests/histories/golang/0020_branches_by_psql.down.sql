@@ -1,0 +1,2 @@
+ALTER TABLE library.copy DROP COLUMN branch_id;
+DROP TABLE library.branch;
