@@ -140,7 +140,7 @@ def test_failure_keeps_the_files_before_it(pg18, database):
     [
         ("CREATE TABLE a ();\nCOMMIT;", 2),
         ("BEGIN;\nCREATE TABLE a ();\nVACUUM a;\nCOMMIT;", 3),
-        ("CREATE TABLE a ();\n\\echo x", 2),
+        ("CREATE TABLE a ();\n\\! x", 2),
     ],
 )
 def test_file_that_cannot_run_is_refused_before_anything_is_touched(pg18, database, text, line):
