@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import pathlib
 import uuid
 from collections.abc import Iterator
 from datetime import datetime, timezone
@@ -328,42 +329,60 @@ def test_example_measures_every_query_of_both_versions(pg18: TestServer):
 # A deployment
 
 
-def test_dropped_index_fails_the_deployment_which_is_undone_with_both_plans_in_the_report(tmp_path: Any):
+@pytest.fixture
+def shop(tmp_path: pathlib.Path) -> Iterator[Job]:
+    """A database of its own server, because the ledger is the server's, and a file of queries."""
     server = TestServer(embedded_bin_dir(18))
-    try:
-        database = server.create_database("shop")
-        for statement in (LOANS % 60000).split(";"):
-            server.execute(statement.replace("%%", "%"), database=database)
-        queries = tmp_path / "lending.yml"
-        queries.write_text(QUERIES, encoding="utf-8")
-        migrations = tmp_path / "migrations"
-        (migrations / "v1_tidy_up").mkdir(parents=True)
-        (migrations / "v1_tidy_up" / "up.sql").write_text('DROP INDEX "lo an_borrower";\n', encoding="utf-8")
-        (migrations / "v1_tidy_up" / "down.sql").write_text(
-            'CREATE INDEX "lo an_borrower" ON "lo an" (borrower);\n', encoding="utf-8"
-        )
-        job = Job(server, tmp_path, database=database)
-        suites: dict[str, Any] = {"preflight_suites": [], "verify_suites": [], "rollback_suites": []}
-        job.write_inventory(
-            migrate_directories=[str(migrations)],
-            migrate_role="",
-            migrate_lint=False,
-            timing_queries=[str(queries)],
-            timing_runs=7,
-            **suites,
-        )
-        completed = job.play("deploy")
-        assert completed.returncode != 0, completed.stdout
-        report = job.report()
-        assert report["deployment"]["status"] == "rolled_back", completed.stdout
-        assert (report["failure"]["stage"], report["failure"]["code"]) == ("timing", "timing_regressed")
-        assert report["timings"]["compared_with"] == "before"
-        worst = report["timings"]["regressions"][0]
-        assert (worst["name"], worst["level"]) == ("Loans of a borrower", "critical") and worst["ratio"] > 2
-        assert "Index Cond" in worst["plan_before"]["text"]
-        assert "Seq Scan on lo an" in worst["plan_now"]["text"]
-        assert {step["name"]: step["status"] for step in report["steps"]}["timing"] == "failed"
-        indexes = server.execute("SELECT indexname FROM pg_indexes WHERE schemaname = 'public'", database=database)
-        assert ("lo an_borrower",) in indexes
-    finally:
-        server.remove()
+    database = server.create_database("shop")
+    for statement in (LOANS % 60000).split(";"):
+        server.execute(statement.replace("%%", "%"), database=database)
+    (tmp_path / "lending.yml").write_text(QUERIES, encoding="utf-8")
+    yield Job(server, tmp_path, database=database)
+    server.remove()
+
+
+def test_active_baseline_is_what_later_measurements_are_compared_with(shop: Job):
+    shop.write_inventory(timing_queries=[str(shop.directory / "lending.yml")], timing_runs=7)
+    predicted = shop.play("baseline", "--check", "-e", "timing_activate=true")
+    assert predicted.returncode == 0, predicted.stdout
+    assert "holdfast" not in shop.server.databases()
+    established = shop.play("baseline", "-e", "timing_activate=true", "-e", "timing_note=first")
+    assert established.returncode == 0, established.stdout
+    query = "SELECT version, active, note FROM holdfast.timing_baseline"
+    assert shop.server.execute(query, database="holdfast") == [(1, True, "first")]
+    shop.server.execute('DROP INDEX "lo an_borrower"', database=shop.database)
+    slower = shop.play("baseline", "-e", "timing_fail_on=critical")
+    assert slower.returncode != 0 and "timing_regressed" in slower.stdout
+    assert shop.server.execute(query, database="holdfast") == [(1, True, "first")]
+
+
+def test_dropped_index_fails_the_deployment_which_is_undone_with_both_plans_in_the_report(shop: Job):
+    migration = shop.directory / "migrations" / "v1_tidy_up"
+    migration.mkdir(parents=True)
+    (migration / "up.sql").write_text('DROP INDEX "lo an_borrower";\n', encoding="utf-8")
+    (migration / "down.sql").write_text('CREATE INDEX "lo an_borrower" ON "lo an" (borrower);\n', encoding="utf-8")
+    shop.write_inventory(
+        migrate_directories=[str(migration.parent)],
+        migrate_role="",
+        migrate_lint=False,
+        timing_queries=[str(shop.directory / "lending.yml")],
+        timing_runs=7,
+        **{key: [] for key in ("preflight_suites", "verify_suites", "rollback_suites")},
+    )
+    completed = shop.play("deploy")
+    assert completed.returncode != 0, completed.stdout
+    report = shop.report()
+    assert report["deployment"]["status"] == "rolled_back", completed.stdout
+    assert (report["failure"]["stage"], report["failure"]["code"]) == ("timing", "timing_regressed")
+    assert report["timings"]["compared_with"] == "before"
+    worst = report["timings"]["regressions"][0]
+    assert (worst["name"], worst["level"]) == ("Loans of a borrower", "critical") and worst["ratio"] >= 5
+    assert "Index Cond" in worst["plan_before"]["text"]
+    assert "Seq Scan on lo an" in worst["plan_now"]["text"]
+    assert {step["name"]: step["status"] for step in report["steps"]}["timing"] == "failed"
+    recorded = "SELECT details->'regressions'->0->>'level' FROM holdfast.step WHERE name = 'timing'"
+    assert shop.server.execute(recorded, database="holdfast") == [("critical",)]
+    indexes = shop.server.execute(
+        "SELECT indexname FROM pg_indexes WHERE schemaname = 'public'", database=shop.database
+    )
+    assert ("lo an_borrower",) in indexes
