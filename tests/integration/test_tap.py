@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
 import signal
@@ -70,9 +71,8 @@ def tap(pg_distribution, lending, tmp_path):
     def call(files, **options):
         path = write(tmp_path / "tests", files)
         options.setdefault("fail_on", "never")
-        answer = run_tests(
-            server=pg_distribution.server, database=options.pop("database", lending), path=path, **options
-        )
+        options.setdefault("server", pg_distribution.server)
+        answer = run_tests(database=options.pop("database", lending), path=path, **options)
         answer["by_name"] = {result["name"]: result for result in answer["results"]}
         return answer
 
@@ -299,6 +299,27 @@ def test_any_name_and_any_search_path_will_do(tap, pg_distribution, tmp_path):
         assert answer["results"][0]["outcome"] == "passed", answer["results"]
     finally:
         pg_distribution.drop_database(STRANGE)
+
+
+@pytest.mark.parametrize("isolation", ["clone", "schema"])
+def test_owner_who_may_create_databases_needs_no_superuser(tap, pg_distribution, lending, isolation):
+    role = "owner_" + uuid.uuid4().hex[:8]
+    pg_distribution.execute("CREATE ROLE %s LOGIN CREATEDB PASSWORD 'owner'" % role)
+    try:
+        pg_distribution.execute('ALTER DATABASE "%s" OWNER TO %s' % (lending, role))
+        pg_distribution.execute("ALTER TABLE loan OWNER TO %s" % role, database=lending)
+        server = dataclasses.replace(pg_distribution.server, user=role, password="owner")
+        answer = tap(
+            {"unit/a.sql": PASSING, "unit/b.sql": FILES["hanging"]},
+            server=server,
+            isolation=isolation,
+            limits=TapLimits(jobs=2, file_timeout_s=2),
+        )
+        assert [result["outcome"] for result in answer["results"][:2]] == ["passed", "timed_out"]
+        assert answer["left_behind"] == []
+    finally:
+        pg_distribution.execute("REASSIGN OWNED BY %s TO postgres" % role, database=lending)
+        pg_distribution.execute("DROP ROLE %s" % role)
 
 
 def test_what_is_missing_is_said_at_once(tap):

@@ -15,7 +15,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -133,7 +133,7 @@ def run_tests(
     if junit:
         refuse_unwritable(junit)
     with server.client_environment() as inherited, signals_raised():
-        environment = {key: value for key, value in inherited.items() if not key.startswith(("HARNESS_", "PERL5"))}
+        environment = {key: value for key, value in inherited.items() if not key.startswith("HARNESS_")}
         programs = _programs(server, database, pg_prove=pg_prove, bin_dir=bin_dir, environment=environment)
         if predict:
             return _answer(database, [], LeftBehind(), duration_s=0.0, junit=junit, files=files, changed=False)
@@ -289,22 +289,19 @@ class _Run:
         return results
 
     def _category(self, files: Sequence[TestFile], *, first: int, deadline: float) -> list[FileResult]:
-        pool = ThreadPoolExecutor(max_workers=min(self.limits.jobs, len(files)))
-        try:
-            futures = [
-                pool.submit(self._file, file, number=first + position, deadline=deadline)
-                for position, file in enumerate(files)
-            ]
-            return [future.result() for future in futures]
-        except BaseException:
-            # Clients of ended sessions end, so that nobody waits for tests that nobody wants to know of any more.
-            for future in futures:
-                future.cancel()
-            with self.server.session(self.where.name) as connection:
-                end_sessions(connection, self.application_name)
-            raise
-        finally:
-            pool.shutdown()
+        futures: list[Future[FileResult]] = []
+        with ThreadPoolExecutor(max_workers=min(self.limits.jobs, len(files))) as pool:
+            try:
+                for number, file in enumerate(files, start=first):
+                    futures.append(pool.submit(self._file, file, number=number, deadline=deadline))
+                return [future.result() for future in futures]
+            except BaseException:
+                # Clients of ended sessions end, so that nobody waits for tests that nobody wants to know of any more.
+                for future in futures:
+                    future.cancel()
+                with self.server.session(self.where.name) as connection:
+                    end_sessions(connection, self.application_name)
+                raise
 
     def _file(self, file: TestFile, *, number: int, deadline: float) -> FileResult:
         remaining_s = deadline - time.monotonic()

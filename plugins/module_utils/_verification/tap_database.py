@@ -107,7 +107,6 @@ LOCAL_CATALOGS = (
     "pg_foreign_data_wrapper",
     "pg_foreign_server",
     "pg_language",
-    "pg_largeobject_metadata",
     "pg_namespace",
     "pg_opclass",
     "pg_operator",
@@ -125,20 +124,27 @@ LOCAL_CATALOGS = (
     "pg_ts_template",
     "pg_type",
 )
-#: ... and in the cluster, where they outlive the clone. Names of the catalogs, and where their rows can be read.
+# A large object is known by the catalog of its pages.
+LARGE_OBJECTS = ("pg_largeobject", ("oid", "pg_largeobject_metadata"))
+#: ... and in the cluster, where they outlive the clone. Each with the view and the column that everybody may read.
 CLUSTER_CATALOGS = {
-    "pg_authid": "pg_roles",
-    "pg_database": "pg_database",
-    "pg_subscription": "pg_subscription",
-    "pg_tablespace": "pg_tablespace",
+    "pg_authid": ("oid", "pg_roles"),
+    "pg_database": ("oid", "pg_database"),
+    "pg_subscription": ("subid", "pg_stat_subscription"),
+    "pg_tablespace": ("oid", "pg_tablespace"),
 }
 
 OBJECTS = " UNION ALL ".join(
-    "SELECT 'pg_catalog.%s'::pg_catalog.regclass::oid, oid FROM pg_catalog.%s" % pair  # noqa: S608 (constants)
-    for pair in (*((name, name) for name in LOCAL_CATALOGS), *CLUSTER_CATALOGS.items())
+    "SELECT 'pg_catalog.%s'::pg_catalog.regclass::oid, %s FROM pg_catalog.%s" % (name, *place)  # noqa: S608 (constants)
+    for name, place in (
+        *((name, ("oid", name)) for name in LOCAL_CATALOGS),
+        LARGE_OBJECTS,
+        *CLUSTER_CATALOGS.items(),
+    )
 )
 
-# What belongs to another new object (the index of a table, the type of its rows) is not named beside it.
+# What belongs to another new object (a table's index, partition or row type) is not named beside it. The columns of a
+# partition key belong to their own table.
 DESCRIBE = """
 WITH new (classid, objid) AS (SELECT * FROM unnest(%(classes)s::oid[], %(objects)s::oid[]))
 SELECT i.type || ' ' || i.identity, new.classid::regclass::text = ANY (%(cluster)s)
@@ -150,7 +156,8 @@ SELECT i.type || ' ' || i.identity, new.classid::regclass::text = ANY (%(cluster
    AND NOT EXISTS (SELECT
                      FROM pg_catalog.pg_depend d
                      JOIN new other ON (other.classid, other.objid) = (d.refclassid, d.refobjid)
-                    WHERE (d.classid, d.objid) = (new.classid, new.objid) AND d.deptype IN ('a', 'e', 'i', 'P', 'S'))
+                    WHERE (d.classid, d.objid) = (new.classid, new.objid) AND d.deptype IN ('a', 'e', 'i', 'P', 'S')
+                      AND (other.classid, other.objid) <> (new.classid, new.objid))
  ORDER BY 1
 """
 
