@@ -32,6 +32,9 @@ COLUMN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 
+#: What stands in the way of steps down although each pending migration may have one; no reason to stop.
+IRREVERSIBLE = "migration_irreversible"
+
 Row = Mapping[str, Any]
 
 
@@ -145,7 +148,7 @@ def rehearsal_record(plan: Row, facts: Row) -> dict[str, Any]:
     versions = _versions(plan, facts, proven=proven_here, why=_why_not(down, broken, damaged))
     return {
         "mode": plan["mode"],
-        "notes": list(plan["notes"])
+        "notes": [*plan["notes"], *([str(down["msg"])] if down.get("code") == IRREVERSIBLE else [])]
         + [d["message"] + " SELECT * gives them so." for d in schema if d["kind"] == "column_order"],
         "database": facts.get("database") or "",
         "versions": versions,
@@ -211,6 +214,8 @@ def _versions(plan: Row, facts: Row, *, proven: bool, why: str) -> list[dict[str
 
 
 def _why_not(down: Row, broken: Sequence[Row], damaged: Sequence[Row]) -> str:
+    if down.get("code") == IRREVERSIBLE:
+        return str(down.get("msg"))
     if down.get("failed"):
         return "the step down of %s fails: %s" % (down.get("version") or "a migration", down.get("msg"))
     differences = [*broken, *damaged]

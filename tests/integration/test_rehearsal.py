@@ -68,7 +68,9 @@ def test_deployment_with_a_wrong_step_down_is_stopped_and_shows_the_difference(j
     steps = {step["name"]: step["status"] for step in report["steps"]}
     assert steps["rehearse"] == "failed" and steps["migrate"] == "skipped"
     # There is nothing of it to undo.
-    assert "undone already or changed nothing" in job.play("rollback", "--check", "-e", "holdfast_confirm=bank").stdout
+    assert job.server.execute("SELECT DISTINCT state FROM holdfast.rollback_point", database="holdfast") == [
+        ("unneeded",)
+    ]
 
 
 def test_rehearsed_deployment_predicts_what_the_report_sets_beside_what_happened(job: Job) -> None:
@@ -197,6 +199,25 @@ def test_restored_database_that_is_kept_as_the_way_back_is_not_rehearsed_in(job:
     assert completed.returncode == 0, completed.stdout + completed.stderr
     (kept,) = [name for name in job.server.databases() if "_before_" in name]
     assert job.differences(before, job.fingerprint(kept)) == []
-    completed = job.play("rollback", "-e", "holdfast_confirm=bank", "-e", "rollback_strategy=clone")
+    points = job.server.execute(
+        "SELECT kind, side_database, state FROM holdfast.rollback_point WHERE kind = 'clone'", database="holdfast"
+    )
+    assert points == [("clone", kept, "available")]
+
+
+def test_what_runs_again_whenever_it_changes_has_no_way_down(job: Job) -> None:
+    path = job.directory / "migrations"
+    path.mkdir()
+    for name, text in (
+        ("V1__a.sql", "CREATE TABLE a ()"),
+        ("R__names.sql", "CREATE OR REPLACE VIEW names AS SELECT name FROM party"),
+    ):
+        (path / name).write_text(text, encoding="utf-8")
+    assert job.play("deploy", "-e", "rehearse_mode=off").returncode == 0
+    (path / "V2__b.sql").write_text("CREATE TABLE b ()", encoding="utf-8")
+    (path / "U2__b.sql").write_text("DROP TABLE b", encoding="utf-8")
+    (path / "R__names.sql").write_text("CREATE OR REPLACE VIEW names AS SELECT name, id FROM party", encoding="utf-8")
+    completed = job.play("deploy", "-e", "migrate_dry_run=true")
     assert completed.returncode == 0, completed.stdout + completed.stderr
-    assert job.differences(before, job.fingerprint()) == []
+    assert sorted(downs(job.report()).values()) == ["missing", "not tried"]
+    assert job.report()["rehearsal"]["up_ms"] is not None

@@ -49,8 +49,48 @@ DOCUMENT: dict[str, Any] = {
             {"level": "info", "rule": "z", "path": "/m", "line": 3, "message": "m", "allowed": False, "reason": ""},
         ],
     },
+    "rehearsal": {
+        "mode": "full",
+        "notes": ["a note"],
+        "problem": "a problem",
+        "proven": True,
+        "restores_rows": False,
+        "restore_s": 1.5,
+        "up_ms": 4321,
+        "down_ms": 7,
+        "versions": [
+            {"version": "v2", "down": "proven", "reason": "r", "up_ms": 4321, "down_ms": 7, "records": [{"number": 9}]},
+            {"version": "v3", "down": "missing", "reason": "", "up_ms": None, "down_ms": None, "records": []},
+        ],
+        "schema_differences": [{"message": "It differs.", "diff": "-a\n+b"}],
+        "rows_lost": [{"message": "The table x has other values."}],
+        "locks": [{"relation": "public.loan", "lock": "AccessExclusiveLock", "held_ms": 12.5}],
+    },
     "migrations": [
-        {"version": "v2", "description": "x_y", "status": "failed", "statements": 2, "duration_ms": 1, "message": "m"}
+        {
+            "version": "v2",
+            "description": "x_y",
+            "status": "failed",
+            "statements": 2,
+            "duration_ms": 1,
+            "message": "m",
+            "records": [
+                {
+                    "number": 1,
+                    "line": 3,
+                    "statement": "ALTER TABLE loan",
+                    "rows": 5,
+                    "attempts": 2,
+                    "predicted_ms": 1234,
+                    "duration_ms": 2345.6,
+                    "strongest_lock": "AccessExclusiveLock",
+                    "locks": {"public.loan": "AccessExclusiveLock"},
+                    "blocked_sessions": 4,
+                    "blocked_ms": 77,
+                },
+                {"number": 2, "statement": "(psql)", "predicted_ms": None, "duration_ms": 1, "strongest_lock": None},
+            ],
+        }
     ],
     "checks": [
         {
@@ -194,3 +234,30 @@ def test_page_says_what_the_lint_found_and_what_is_allowed_why() -> None:
     found = html.partition("What the lint found before")[2].partition("</section>")[0]
     assert "/m:1" in found and "Allowed: why" in found and "/m:3" not in found
     assert "What the lint found before" not in render({**DOCUMENT, "lint": None})[0]
+
+
+def text_of(html: str) -> str:
+    return " ".join(re.sub(r"<[^>]*>", " ", html).replace("\u2013", "-").split())
+
+
+def test_page_sets_what_was_predicted_of_a_statement_beside_what_happened() -> None:
+    html, _page = render(DOCUMENT)
+    text = text_of(html.partition("Statements of v2")[2].partition("</table>")[0])
+    assert "predicted took strongest lock sessions blocked" in text
+    assert "1 · line 3 · 5 rows · 2 attempts ALTER TABLE loan 1,234 ms 2,346 ms AccessExclusiveLock" in text
+    assert "public.loan 4 for 77 ms" in text
+    assert "(psql) - 1 ms - -" in text
+    # Each cell says on a narrow page what it is.
+    assert html.count('data-label="sessions blocked"') == 2
+
+
+def test_page_says_what_the_rehearsal_has_shown() -> None:
+    text = text_of(render(DOCUMENT)[0].partition("The rehearsal")[2].partition("</section>")[0])
+    for words in ("a note", "The way back does not work: a problem.", "does not bring every row back", "-a +b",
+                  "v2 4,321 ms 7 ms proven r", "v3 - - missing", "public.loan AccessExclusiveLock 12 ms",
+                  "The table x has other values. The steps down do not bring that back."):  # fmt: skip
+        assert words in text, words
+    assert "Statements of" not in text
+    # Where nothing was applied, what was rehearsed is all there is to see.
+    assert "Statements of v2" in text_of(render({**DOCUMENT, "migrations": []})[0])
+    assert "The rehearsal" not in render({**DOCUMENT, "rehearsal": None})[0]
