@@ -453,6 +453,9 @@ pending:
     has_down:
       description: Whether there is a step down.
       type: bool
+    repeatable:
+      description: Whether it runs again whenever its file changes.
+      type: bool
     has_verify:
       description: Whether there is a verification.
       type: bool

@@ -78,11 +78,9 @@ def rehearsal_plan(
     if mode == "full":
         notes += _too_much(archive or {}, max_bytes=max_bytes, time_budget_s=time_budget_s, expected_s=expected_s)
         mode = "schema" if _too_much_said(notes) else mode
-    stuck = [n for n, row in enumerate(rows) if not row.get("has_down") or row.get("statements_done")]
-    base = rows[stuck[-1]]["version"] if stuck else ""
-    for n in stuck:
-        reason = "is half-way up" if rows[n].get("statements_done") else "has no step down"
-        notes.append("%s %s: an undo by steps down is impossible." % (rows[n]["version"], reason))
+    stuck = [row for row in rows if _no_way_down(row)]
+    base = stuck[-1]["version"] if stuck else ""
+    notes += ["%s: %s. An undo by steps down is impossible." % (row["version"], _no_way_down(row)) for row in stuck]
     return {
         "mode": mode,
         "notes": notes,
@@ -93,6 +91,15 @@ def rehearsal_plan(
         "whole": mode != "off" and len(rows) == len(pending),
         "expected_s": expected_s if mode == "full" else None,
     }
+
+
+def _no_way_down(row: Row) -> str:
+    """Return why a migration cannot be reverted to what was before, else an empty text."""
+    if row.get("statements_done"):
+        return "it is half-way up"
+    if row.get("repeatable"):
+        return "it runs again whenever it changes, and nothing brings its earlier text back"
+    return "" if row.get("has_down") else "there is no step down"
 
 
 def _too_much(archive: Row, *, max_bytes: int, time_budget_s: float, expected_s: float | None) -> list[str]:
@@ -184,8 +191,8 @@ def _versions(plan: Row, facts: Row, *, proven: bool, why: str) -> list[dict[str
     for row in facts.get("pending") or []:
         version = row["version"]
         place = rehearsed.index(version) if version in rehearsed else None
-        if not row.get("has_down"):
-            state, reason = "missing", "there is no step down"
+        if _no_way_down(row):
+            state, reason = "missing", _no_way_down(row)
         elif place is None:
             state, reason = "not tried", "the migration was not rehearsed"
         elif place < above:

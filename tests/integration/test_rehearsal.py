@@ -122,7 +122,7 @@ def test_missing_step_down_is_a_warning_and_those_above_it_are_tried(job: Job) -
     report = job.report()
     assert downs(report) == {"v1": "not tried", "v2": "missing", "v3": "proven"}
     assert not report["rehearsal"]["proven"]
-    assert "v2 has no step down" in completed.stdout
+    assert "v2: there is no step down" in completed.stdout
 
 
 def test_rows_that_a_step_down_cannot_bring_back_are_named_and_lost_ones_of_others_stop(job: Job) -> None:

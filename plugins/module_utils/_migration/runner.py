@@ -364,6 +364,7 @@ def _listed(step: Step) -> dict[str, Any]:
         "description": migration.description,
         "path": migration.up.path,
         "has_down": migration.down is not None,
+        "repeatable": migration.repeatable,
         "has_verify": migration.verify is not None,
         "transactional": step.up.transactional,
         "transactional_reason": step.up.reason,

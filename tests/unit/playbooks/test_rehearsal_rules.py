@@ -77,6 +77,7 @@ def test_earlier_rehearsals_tell_how_long_a_restore_takes() -> None:
         ([pending("v1"), pending("v2", down=False), pending("v3")], "v2", True),
         ([pending("v1"), pending("v2", down=False)], "v2", False),
         ([pending("v1", statements_done=2), pending("v2")], "v1", True),
+        ([pending("v1"), pending("R__x", repeatable=True)], "R__x", False),
     ],
 )
 def test_steps_down_are_tried_above_the_newest_without_one(rows: Any, base: str, tries: bool) -> None:
