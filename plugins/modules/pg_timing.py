@@ -18,7 +18,7 @@ description:
     C(EXPLAIN (ANALYZE, BUFFERS, TIMING OFF)), in a transaction that is read only and rolled back. A query that writes
     is refused. Rounds are interleaved, so that what disturbs the machine for a while disturbs all queries.
   - A difference counts only when it exceeds the spread of both measurements and what a slower machine explains, and
-    when a second measurement confirms it.
+    when two more measurements confirm it.
   - Changes nothing. Check mode measures nothing - the server only plans the queries, which tells whether they would
     run.
 extends_documentation_fragment:

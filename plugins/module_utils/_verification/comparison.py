@@ -64,11 +64,13 @@ def statistics(samples_ms: Sequence[float]) -> dict[str, float]:
 def slowdown_of_machine(now: Mapping[str, Any] | None, then: Mapping[str, Any] | None) -> float:
     """Return how many times longer the same computation without any table took, at least 1.
 
-    A machine that is slower now excuses queries that are; one that is quicker accuses none.
+    The quarter that suffered most counts. A machine that is slower now excuses queries that are; one that is quicker
+    accuses none.
     """
-    if not now or not then or not then.get("median_ms"):
+    if not now or not then or not now.get("median_ms") or not then.get("median_ms"):
         return 1.0
-    return max(1.0, float(now["median_ms"]) / float(then["median_ms"]))
+    ratios = (float(now[key]) / max(SHORTEST_MS, float(then[key])) for key in ("q1_ms", "median_ms", "q3_ms"))
+    return max(1.0, *ratios)
 
 
 def compare_times(

@@ -40,6 +40,9 @@ else:
 
 FAIL_ON = (*reversed(LEVELS), "never")
 
+#: How often what seemed slower is measured anew. A disturbance of some seconds seldom comes every time.
+CONFIRMATIONS = 2
+
 BEGIN = "BEGIN READ ONLY; SET LOCAL statement_timeout = %(timeout_ms)s"
 
 # TIMING OFF, because a clock that is read twice for every row and node costs more than many a query.
@@ -272,7 +275,7 @@ def time_queries(
         else:
             timings, reference = validate(connection=connection, queries=queries, measuring=measuring), {}
         regressions = judge_timings(timings, baseline=baseline, reference=reference, thresholds=thresholds)
-        if execute and any(row["kind"] in ("slower", "limit") for row in regressions):
+        for _confirmation in range(CONFIRMATIONS if execute else 0):
             regressions = _confirmed(
                 regressions,
                 connection=connection,
@@ -315,11 +318,11 @@ def _confirmed(
 ) -> list[dict[str, Any]]:
     """Return the regressions that stand when what seemed slower is measured once more, at the lower of both levels.
 
-    A disturbance of some seconds looks like a slower query; it seldom comes twice. Without time left they all stand.
+    Without time left they all stand.
     """
     suspects = {(row["group"], row["name"]) for row in regressions if row["kind"] in ("slower", "limit")}
     again = {}
-    if left_s > 0:
+    if suspects and left_s > 0:
         timings, reference = measure(
             connection=connection,
             queries=[query for query in queries if query.key in suspects],
