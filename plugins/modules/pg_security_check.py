@@ -219,7 +219,7 @@ def main() -> None:
                     "roles": {"type": "dict"},
                     "public_grants": {"type": "dict"},
                     "security_definer": {"type": "dict"},
-                    "password_hashes": {"type": "dict"},
+                    "password_hashes": {"type": "dict", "no_log": False},
                     "tls": {"type": "dict"},
                     "extensions": {"type": "list", "elements": "str"},
                     "severity": {"type": "dict"},
