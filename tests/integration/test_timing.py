@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import pathlib
 import uuid
 from collections.abc import Iterator
@@ -17,38 +16,18 @@ import pytest
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection import Server
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
 from ansible_collections.holdfast.postgres.plugins.module_utils._ledger.baseline import keep_baseline
-from ansible_collections.holdfast.postgres.plugins.module_utils._verification.timing import Measuring, time_queries
-from ansible_collections.holdfast.postgres.plugins.plugin_utils._suites import read_suite
+from ansible_collections.holdfast.postgres.plugins.module_utils._verification.timing import Measuring
 from tests.support.job import Job
 from tests.support.modules import run_module
 from tests.support.rently import EXAMPLE, V1, V2, generate, step
 from tests.support.server import TestServer, distribution_bin_dir, embedded_bin_dir, free_port
-
-LOANS = """
-CREATE TABLE "lo an" AS
-SELECT i AS id, i %% 5000 AS borrower, repeat('x', 60) AS note FROM generate_series(1, %d) AS i;
-CREATE INDEX "lo an_borrower" ON "lo an" (borrower);
-VACUUM ANALYZE "lo an"
-"""
-QUERIES = """timings: lending
-parameters: {borrower: 17, like: "x'%"}
-queries:
-  - name: Loans of a borrower
-    sql: SELECT * FROM "lo an" WHERE borrower = %(borrower)s AND note <> %(like)s
-  - name: Borrowers
-    sql: SELECT count(DISTINCT borrower) FROM "lo an" WHERE id < 4000
-"""
-QUICK = Measuring(runs=9, warm_up_runs=1)
+from tests.support.timings import LOANS, QUERIES, loans_of, take
 
 
 @pytest.fixture(scope="module")
 def loans(pg18: TestServer) -> Iterator[str]:
-    name = "timing '%%' " + uuid.uuid4().hex[:6]
-    pg18.create_database(name)
-    for statement in (LOANS % 60000).split(";"):
-        pg18.execute(statement.replace("%%", "%"), database=name)
-    yield name
-    pg18.drop_database(name)
+    with loans_of(pg18) as name:
+        yield name
 
 
 @pytest.fixture
@@ -56,16 +35,6 @@ def ledger_name(pg18: TestServer) -> Iterator[str]:
     name = "ledger_" + uuid.uuid4().hex[:8]
     yield name
     pg18.drop_database(name)
-
-
-def take(server: TestServer, database: str, text: str = QUERIES, **options: Any) -> dict[str, Any]:
-    return time_queries(
-        server=server.server,
-        database=database,
-        documents=[read_suite(text, file="lending.yml")],
-        now=datetime.now(timezone.utc),
-        **{"measuring": QUICK, **options},
-    )
 
 
 def query(sql: str, **keys: Any) -> str:
@@ -158,35 +127,6 @@ def test_time_for_all_queries_is_kept_and_what_had_no_turn_fails(pg18: TestServe
 def test_without_parameters_a_percent_sign_is_a_percent_sign(pg18: TestServer, loans: str):
     (timing,) = take(pg18, loans, query("SELECT count(*) FROM \"lo an\" WHERE note LIKE 'y%' OR id % 2 = 1"))["timings"]
     assert timing["status"] == "measured"
-
-
-def _keep_busy() -> None:
-    while True:
-        sum(range(10000))
-
-
-def test_unchanged_code_on_a_noisy_machine_has_no_regression_in_20_of_20_repeats(pg18: TestServer, loans: str):
-    """Every other measurement has a busy process for each processor beside it, the baseline as well as what follows."""
-    found = []
-    busy: list[multiprocessing.Process] = []
-    try:
-        for repeat in range(20):
-            before = take(pg18, loans)
-            if repeat % 2:
-                for process in busy:
-                    process.kill()
-                    process.join()
-                busy.clear()
-            else:
-                busy = [multiprocessing.Process(target=_keep_busy, daemon=True) for _ in range(2)]
-                for process in busy:
-                    process.start()
-            found += take(pg18, loans, baseline=before, fail_on="never")["regressions"]
-    finally:
-        for process in busy:
-            process.kill()
-            process.join()
-    assert [(row["kind"], row["level"], row["message"]) for row in found] == []
 
 
 def test_statistics_of_the_workload_tell_which_statement_got_slower():
