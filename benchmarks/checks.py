@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import os
+import pathlib
 import statistics
 from typing import Any
 
@@ -73,6 +75,13 @@ def bench_checks(bench: Bench, live: str) -> None:
         bench.server.drop_database(database)
 
 
+def processor_s(bench: Bench) -> float:
+    """Return the processor time of all sessions of the server that have ended (proc(5), cutime and cstime)."""
+    pid = int((bench.server.data / "postmaster.pid").read_text(encoding="utf-8").splitlines()[0])
+    fields = pathlib.Path("/proc/%d/stat" % pid).read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
+
+
 def measure(bench: Bench, database: str) -> None:
     """Bring ``database`` to version 2, run the checks in it and record what was measured."""
     up = next((ROOT / "examples" / "rently" / "migrations").glob("v2.0.0_*")) / "up.sql"
@@ -84,9 +93,10 @@ def measure(bench: Bench, database: str) -> None:
     )
     bench.server.execute("VACUUM (ANALYZE)", database=database)
     documents = suites()
-    elapsed, written = [], []
+    elapsed, processor, written = [], [], []
     for number in range(bench.runs):
         before = bench.server.execute(WRITTEN, database=database)[0]
+        processor_before = processor_s(bench)
         answer = check_database(
             server=bench.server.server,
             database=database,
@@ -96,6 +106,7 @@ def measure(bench: Bench, database: str) -> None:
         )
         after = bench.server.execute(WRITTEN, database=database)[0]
         elapsed.append(answer["duration_s"])
+        processor.append(processor_s(bench) - processor_before)
         written.append(sum(later - earlier for earlier, later in zip(before, after)))
         slowest = sorted(answer["results"], key=lambda result: -result["duration_ms"])[:3]
         bench.note(
@@ -109,4 +120,5 @@ def measure(bench: Bench, database: str) -> None:
     count = len(answer["results"])
     name = "%d checks on %d connections" % (count, JOBS)
     bench.record(name, value=statistics.median(elapsed), unit="s", bar=30, runs=len(elapsed))
-    bench.record("%s: rows and transactions that write" % name, value=max(written), unit="", bar=0, runs=len(written))
+    bench.record("%s: processor time" % name, value=statistics.median(processor), unit="s", runs=len(processor))
+    bench.record("%s: writes" % name, value=max(written), unit="", bar=0, runs=len(written))
