@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 import signal
 import threading
@@ -15,53 +14,11 @@ import pytest
 
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration.locks import lock_worker
+from tests.support.busy_table import probes, reader
 from tests.support.migrations import run, runner_sessions, start
 from tests.support.server import eventually
 
 NO_TRANSACTION = "-- holdfast: no-transaction\n"
-
-
-@contextlib.contextmanager
-def reader(server, database, *, seconds):
-    """A transaction that has read table a and stays open for a while, in a thread; yields its pid."""
-    connection = server.connect(database, application_name="slow report")
-    connection.autocommit = False
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT count(*) FROM a")
-    timer = threading.Timer(seconds, connection.rollback)
-    timer.start()
-    try:
-        yield connection.info.backend_pid
-    finally:
-        timer.join()
-        connection.close()
-
-
-@contextlib.contextmanager
-def probes(server, database):
-    """Sessions that read table a all the time; yields the list of their latencies in seconds."""
-    latencies = []
-    stop = threading.Event()
-
-    def probe():
-        connection = server.connect(database)
-        with connection.cursor() as cursor:
-            while not stop.is_set():
-                begun = time.monotonic()
-                cursor.execute("SELECT count(*) FROM a")
-                latencies.append(time.monotonic() - begun)
-                time.sleep(0.02)
-        connection.close()
-
-    threads = [threading.Thread(target=probe) for _number in range(2)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield latencies
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
 
 
 def test_probes_are_not_blocked_longer_than_lock_timeout_and_a_retry_succeeds(pg18, database):

@@ -9,10 +9,11 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.connection import Server
-from ansible_collections.holdfast.postgres.plugins.module_utils._migration.layouts import SourceFile
+from ansible_collections.holdfast.postgres.plugins.module_utils._migration.layouts import Options, SourceFile
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration.runner import Settings, migrate
 from tests.support.modules import ROOT
 from tests.support.server import TestServer
@@ -25,6 +26,7 @@ def run(
     *,
     state: str = "applied",
     check: bool = False,
+    options: Options = Options(),  # noqa: B008
     **settings: Any,
 ) -> dict[str, Any]:
     """Migrate with ``files``, texts by names such as ``1_a.up.sql``; return the result of the engine."""
@@ -35,10 +37,18 @@ def run(
         state=state,
         settings=Settings(**{"bin_dir": str(getattr(server, "bin_dir", "")), **settings}),
         check=check,
+        options=options,
     )
 
 
-def start(server: TestServer, database: str, files: Mapping[str, str], **settings: Any) -> subprocess.Popen[str]:
+def start(
+    server: TestServer,
+    database: str,
+    files: Mapping[str, str],
+    *,
+    options: Options = Options(),  # noqa: B008
+    **settings: Any,
+) -> subprocess.Popen[str]:
     """Start the same in a process of its own; it prints its result, or ``msg`` when it fails."""
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM],
@@ -53,6 +63,7 @@ def start(server: TestServer, database: str, files: Mapping[str, str], **setting
             "server": {"host": "127.0.0.1", "port": server.port, "user": "postgres", "password": server.password},
             "database": database,
             "files": dict(files),
+            "options": asdict(options),
             "settings": {"bin_dir": str(server.bin_dir), **settings},
         },
         process.stdin,
@@ -80,6 +91,7 @@ def main() -> None:
         files=[SourceFile("/m/" + name, text.encode()) for name, text in order["files"].items()],
         state="applied",
         settings=Settings(**order["settings"]),
+        options=Options(**order["options"]),
     )
     print("finished", flush=True)
 
