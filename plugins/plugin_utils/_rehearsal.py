@@ -76,8 +76,10 @@ def rehearsal_plan(
         mode = mode if rows else "off"
     expected_s = _expected_restore_s(archive or {}, deployments)
     if mode == "full":
-        notes += _too_much(archive or {}, max_bytes=max_bytes, time_budget_s=time_budget_s, expected_s=expected_s)
-        mode = "schema" if _too_much_said(notes) else mode
+        too_much = _too_much(archive or {}, max_bytes=max_bytes, time_budget_s=time_budget_s, expected_s=expected_s)
+        if too_much:
+            mode = "schema"
+            notes.append("The schema alone is rehearsed, without rows: %s are wanted." % too_much)
     stuck = [row for row in rows if _no_way_down(row)]
     base = stuck[-1]["version"] if stuck else ""
     notes += ["%s: %s. An undo by steps down is impossible." % (row["version"], _no_way_down(row)) for row in stuck]
@@ -102,20 +104,13 @@ def _no_way_down(row: Row) -> str:
     return "" if row.get("has_down") else "there is no step down"
 
 
-def _too_much(archive: Row, *, max_bytes: int, time_budget_s: float, expected_s: float | None) -> list[str]:
+def _too_much(archive: Row, *, max_bytes: int, time_budget_s: float, expected_s: float | None) -> str:
     size = archive.get("database_bytes") or 0
     if 0 < max_bytes < size:
-        return ["%s of %d bytes, and at most %d are wanted." % (SCHEMA_ONLY, size, max_bytes)]
+        return "the database has %d bytes, and at most %d" % (size, max_bytes)
     if expected_s is not None and 0 < time_budget_s < expected_s:
-        return ["%s that takes %.0f s to restore, and %.0f are wanted." % (SCHEMA_ONLY, expected_s, time_budget_s)]
-    return []
-
-
-SCHEMA_ONLY = "The schema alone is rehearsed, without rows: the whole is a database"
-
-
-def _too_much_said(notes: Iterable[str]) -> bool:
-    return any(note.startswith(SCHEMA_ONLY) for note in notes)
+        return "it should take %.0f s to restore, and at most %.0f" % (expected_s, time_budget_s)
+    return ""
 
 
 def _expected_restore_s(archive: Row, deployments: Sequence[Row]) -> float | None:
@@ -142,7 +137,7 @@ def rehearsal_record(plan: Row, facts: Row) -> dict[str, Any]:
     ``problem`` is why the deployment must not go on, else an empty text.
     """
     history = _spellings(str(facts.get("history_table") or ""))
-    changed = _about_rows((facts.get("changed") or {}).get("differences") or [], history)
+    changed = (facts.get("changed") or {}).get("differences") or []
     after = _about_rows((facts.get("rows") or {}).get("differences") or [], history)
     schema = list((facts.get("schema") or {}).get("differences") or [])
     broken = [d for d in schema if d["kind"] != "column_order"]
@@ -165,7 +160,7 @@ def rehearsal_record(plan: Row, facts: Row) -> dict[str, Any]:
         "restores_rows": bool(proven_here and plan["mode"] == "full" and not after),
         "rows_lost": [{key: d[key] for key in ("object", "kind", "message")} for d in after],
         "schema_differences": [{key: d[key] for key in ("object", "kind", "message", "diff")} for d in schema],
-        "gains": _gains((facts.get("changed") or {}).get("differences") or [], history),
+        "gains": _gains(changed, history),
         "problem": _why_not(down, broken, damaged) if complete and not proven_here else "",
         "bytes": (facts.get("restore") or {}).get("bytes"),
         "restore_s": (facts.get("restore") or {}).get("duration_s"),
@@ -248,14 +243,32 @@ def _spellings(table: str) -> tuple[str, ...]:
 
 
 def _about_rows(differences: Sequence[Row], history: Sequence[str]) -> list[Row]:
-    """Return the differences in what is stored; those in what is defined are the schema's."""
-    return [d for d in differences if d["kind"] in ("rows", "hash", "large_object") and d["object"] not in history]
+    """Return the differences in what is stored; those in what is defined are the schema's.
+
+    A sequence that has moved on is none of them, one that begins anew is.
+    """
+    return [
+        d
+        for d in differences
+        if (d["kind"] in ("rows", "hash", "populated", "large_object") and d["object"] not in history)
+        or (d["kind"] in ("missing", "unexpected") and str(d["object"]).startswith("large object "))
+        or (d["kind"] == "sequence" and _moved_back(d["before"], d["after"]))
+    ]
+
+
+def _moved_back(before: Row, after: Row) -> bool:
+    return "last_value" in before and "last_value" in after and after["last_value"] < before["last_value"]
 
 
 def _is_damage(difference: Row, changed: Sequence[Row]) -> bool:
-    """Whether the steps down have changed rows that the steps up had not."""
-    before = [d["kind"] for d in changed if d["object"] == difference["object"]]
-    return not before or (difference["kind"] == "rows" and "rows" not in before)
+    """Whether the steps down have changed rows that the steps up had not.
+
+    A sequence is never damage by itself: which way it counts is not looked at.
+    """
+    if difference["kind"] == "sequence":
+        return False
+    before = {d["kind"] for d in changed if d["object"] == difference["object"]}
+    return not before or (difference["kind"] == "rows" and not before & {"rows", "missing"})
 
 
 def _gains(differences: Sequence[Row], history: Sequence[str]) -> dict[str, Any]:

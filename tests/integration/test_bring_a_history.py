@@ -61,7 +61,7 @@ def test_tasks_of_the_page_take_a_database_over_and_go_on(pg18, database, tmp_pa
     for number, task in enumerate(TASKS):
         # The task that names a version is for a database without the other table; here it finds another history.
         named = "target_version" in task["holdfast.postgres.pg_migrate"]
-        module = {**task["holdfast.postgres.pg_migrate"], "database": database}
+        module = {**task["holdfast.postgres.pg_migrate"], "database": database, "bin_dir": str(pg18.bin_dir)}
         tasks.append(
             {
                 "name": task["name"],

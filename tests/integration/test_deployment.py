@@ -17,6 +17,7 @@ import pytest
 
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
 from ansible_collections.holdfast.postgres.plugins.module_utils._ledger import journal
+from ansible_collections.holdfast.postgres.plugins.module_utils._ledger.baseline import keep_baseline
 from ansible_collections.holdfast.postgres.plugins.module_utils._ledger.ledger import record_deployment
 from tests.support.modules import ROOT, run_module
 
@@ -580,9 +581,16 @@ def test_queries_of_the_documentation_work(call, pg18, ledger_name):
         rollback_point={"kind": "clone", "side_database": "x", "bytes": 5},
         live_database="app",
     )
+    baseline = {"environment": "test", "live_database": "app", "ledger_database": ledger_name, "activate": True}
+    measured = {"timings": [{"name": "q", "status": "measured"}]}
+    keep_baseline(
+        {**baseline, "state": "established", "measurement": measured},
+        server=pg18.server,
+        now=datetime.now(timezone.utc),
+    )
     page = (ROOT / "docs/the-ledger.md").read_text(encoding="utf-8")
     queries = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
-    assert len(queries) == 4
+    assert len(queries) == 5
     for query in queries:
         assert len(pg18.execute(query, database=ledger_name)) == 1, query
 

@@ -15,10 +15,16 @@ FILES = {
 VALIDITY = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('big_t')"
 
 
-def kill_during_build(server: TestServer, database: str, *, rows: int) -> dict:
-    """Kill the runner once the index is there and not valid; return what the next run says of the file."""
+def kill_during_build(server: TestServer, database: str, *, rows: int, held: bool = False) -> dict:
+    """Kill the runner once the index is there and not valid; return what the next run says of the file.
+
+    ``held`` keeps the build from its end by a snapshot older than itself, however few the rows are.
+    """
     files = {name: text % rows if "%d" in text else text for name, text in FILES.items()}
     run(server, database, files, target_version="1")
+    snapshot = server.connect(database)
+    snapshot.set_session(isolation_level="REPEATABLE READ", autocommit=not held)
+    snapshot.cursor().execute("SELECT")
     process = start(server, database, files)
     try:
         eventually(lambda: server.execute(VALIDITY, database=database) == [(False,)], timeout_s=60, interval_s=0.005)
@@ -26,6 +32,7 @@ def kill_during_build(server: TestServer, database: str, *, rows: int) -> dict:
         process.kill()
         process.communicate()
     eventually(lambda: runner_sessions(server, database) == [], timeout_s=60)
+    snapshot.close()
     assert server.execute(VALIDITY, database=database) == [(False,)]
     assert server.execute(
         "SELECT state, statements_done, statement_started FROM schema_version WHERE version = '2'", database=database

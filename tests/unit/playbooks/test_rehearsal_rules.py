@@ -58,7 +58,7 @@ def test_everything_is_rehearsed_on_all_rows_where_nothing_speaks_against_it() -
 
 @pytest.mark.parametrize(
     ("limits", "said"),
-    [({"max_bytes": 999}, "1000 bytes, and at most 999"), ({"time_budget_s": 14}, "15 s to restore, and 14")],
+    [({"max_bytes": 999}, "1000 bytes, and at most 999"), ({"time_budget_s": 14}, "15 s to restore, and at most 14")],
 )
 def test_what_is_too_much_is_rehearsed_without_rows(limits: dict[str, Any], said: str) -> None:
     plan = rehearsal_plan([pending("v1")], archive=ARCHIVE, **limits)
@@ -150,6 +150,10 @@ def test_schema_that_is_another_one_is_a_problem_and_columns_in_another_order_ar
         (["hash"], "rows", True),
         (["rows"], "rows", False),
         (["rows"], "hash", False),
+        (["missing"], "rows", False),
+        (["object"], "hash", False),
+        (["object"], "rows", True),
+        ([], "populated", True),
     ],
 )
 def test_rows_that_only_the_steps_down_have_changed_are_a_problem(up: list[str], down: str, problem: bool) -> None:
@@ -159,6 +163,15 @@ def test_rows_that_only_the_steps_down_have_changed_are_a_problem(up: list[str],
     )
     assert bool(record["problem"]) == problem and record["proven"] != problem
     assert not record["restores_rows"] and [row["kind"] for row in record["rows_lost"]] == [down]
+
+
+def test_sequence_that_begins_anew_counts_and_one_that_has_moved_on_does_not() -> None:
+    for last_value, equal in ((41, False), (43, True)):
+        moved = difference("sequence", "sequence s", before={"last_value": 42}, after={"last_value": last_value})
+        record = record_of(rows={"equal": False, "differences": [moved]})
+        assert record["proven"] and record["restores_rows"] is equal
+    gone = record_of(rows={"equal": False, "differences": [difference("missing", "large object 7")]})
+    assert gone["problem"]
 
 
 def test_nothing_is_proven_without_rows_or_without_the_last_step() -> None:
