@@ -450,6 +450,9 @@ pending:
     path:
       description: The file of the step up.
       type: str
+    checksum:
+      description: The sha256 of this file.
+      type: str
     has_down:
       description: Whether there is a step down.
       type: bool

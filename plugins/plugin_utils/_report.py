@@ -25,7 +25,7 @@ STAGES = {
 FIRST = {"deploy": "preflight"}
 #: Those that a run has only where its inventory asks for them.
 OPTIONAL = ("probe", "timing")
-ORDER = (*STAGES["deploy"], "probe", "timing", "rollback", "writes", "cleanup", "report")
+ORDER = ("gate", *STAGES["deploy"], "probe", "timing", "rollback", "writes", "cleanup", "report")
 
 
 def report_document(deployment: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,6 +70,7 @@ def report_document(deployment: Mapping[str, Any], facts: Mapping[str, Any]) -> 
         "timings": _timings(facts),
         "rollback": _rollback(facts, swapped),
         "cleanup": _cleanup(facts.get("cleanup")),
+        "gate": facts.get("gate") or None,
         "failure": failure,
         "versions": _versions(facts, swapped),
         "reverted": [str(row["version"]) for row in (facts.get("reverted") or {}).get("reverted") or []],
@@ -458,7 +459,9 @@ def _what_would_happen(document: Mapping[str, Any], facts: Mapping[str, Any], *,
     if kind == "backup":
         archive = facts.get("archive") or {}
         return "%s would be archived as %s." % (database, archive.get("path"))
-    return "%s would be applied to %s." % (", ".join(_pending(facts)) or "nothing", database)
+    missing = (document["gate"] or {}).get("missing")
+    stopped = " BUT THE GATE WOULD STOP IT: %s" % " ".join(missing) if missing else ""
+    return "%s would be applied to %s.%s" % (", ".join(_pending(facts)) or "nothing", database, stopped)
 
 
 def _what_was_cleaned(cleanup: Mapping[str, Any], database: str, verb: str) -> str:

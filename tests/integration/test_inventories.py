@@ -40,6 +40,7 @@ ROLES = {
     "holdfast": [
         "backup",
         "cleanup",
+        "gate",
         "migrate",
         "preflight",
         "probe",

@@ -27,6 +27,7 @@ CODES: dict[str, str] = {
     "destination_unwritable": "The destination cannot be written by this user.",
     "driver_missing": "The Python driver psycopg2 is not installed for this interpreter.",
     "extension_missing": "An extension that is needed is not available on this server.",
+    "gate_closed": "An approval, a check or the change window that a gate asks for is missing.",
     "history_differs": "The history of migrations, or the one to be taken over, is not the one that was expected.",
     "interrupted": "A signal ended the run; what it had begun was undone.",
     "ledger_unavailable": "The ledger cannot be reached or written.",

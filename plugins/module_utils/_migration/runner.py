@@ -363,6 +363,7 @@ def _listed(step: Step) -> dict[str, Any]:
         "version": migration.version,
         "description": migration.description,
         "path": migration.up.path,
+        "checksum": migration.up.checksum,
         "has_down": migration.down is not None,
         "repeatable": migration.repeatable,
         "has_verify": migration.verify is not None,
