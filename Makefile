@@ -50,6 +50,10 @@ rollback: server ## Undo the last deployment [ARGS="-e holdfast_confirm=rently_l
 backup: server ## Take an archive of the sample database [ARGS="-e ..."]
 	@$(PLAYBOOK) playbooks/backup.yml $(ARGS)
 
+.PHONY: verify
+verify: server ## Ask the sample database everything that is to be asked [ARGS="-e ..."]
+	@$(PLAYBOOK) playbooks/verify.yml $(ARGS)
+
 .PHONY: cleanup
 cleanup: server ## Drop what deployments left and no undo needs [ARGS="-e cleanup_confirm=rently_lending"]
 	@$(PLAYBOOK) playbooks/cleanup.yml $(ARGS)

@@ -9,6 +9,15 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
+from ansible_collections.holdfast.postgres.plugins.plugin_utils._evidence import (
+    broken,
+    checks_of,
+    found_in_words,
+    timings_of,
+    unrecorded_checks,
+    verdict_of,
+    verdict_table,
+)
 from ansible_collections.holdfast.postgres.plugins.plugin_utils._writes import (
     carried_forward,
     left_behind,
@@ -20,12 +29,13 @@ STAGES = {
     "rollback": ("rollback",),
     "backup": ("backup",),
     "cleanup": ("cleanup",),
+    "verify": ("verify",),
 }
 #: What a failure belongs to that came before any stage began.
 FIRST = {"deploy": "preflight"}
 #: Those that a run has only where its inventory asks for them.
-OPTIONAL = ("probe", "timing")
-ORDER = ("gate", *STAGES["deploy"], "probe", "timing", "rollback", "writes", "cleanup", "report")
+OPTIONAL = ("tap", "probe", "timing")
+ORDER = ("gate", *STAGES["deploy"], *OPTIONAL, "rollback", "writes", "cleanup", "report")
 
 
 def report_document(deployment: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -35,18 +45,20 @@ def report_document(deployment: Mapping[str, Any], facts: Mapping[str, Any]) -> 
     registered, an empty mapping or None for a stage that did not run. Keys of the document: ``deployment``, ``steps``,
     ``backup``, ``lint`` (or None), ``rehearsal`` (or None), ``migrations``, ``checks``, ``timings`` (or None),
     ``rollback`` (or None), ``cleanup`` (or None), ``failure`` (or None), ``versions``, ``summary`` (one paragraph),
-    ``ok``, and what the ledger has not heard of yet: ``steps_to_record`` and ``point_to_record`` (or None), a rollback
-    point that nobody needs because nothing was changed.
+    ``further_failures`` (of a verification, which goes on after the first), ``table`` (the lines of the verdict),
+    ``ok``, and what the ledger has not heard of yet: ``steps_to_record``, ``checks_to_record`` and ``point_to_record``
+    (or None), a rollback point that nobody needs because nothing was changed.
     """
     kind = str(facts["kind"])
-    failure = _failure(facts.get("failure"), started=facts.get("started") or {}, first=FIRST.get(kind, kind))
+    failures = _failures(facts, first=FIRST.get(kind, kind))
+    failure = failures[0] if failures else None
     swap = facts.get("swap") or {}
     swapped = bool(swap.get("live_oid")) and not swap.get("failed") and not facts.get("check_mode")
     stepped = _stepped_down(facts)
     status = "rolled_back" if facts.get("undone_by") else _status(kind, failure, swapped)
     steps = [_step(step, run_started_at=deployment.get("started_at")) for step in deployment.get("steps") or []]
-    missing = _missing_steps(kind, facts, failure, swapped)
-    checks = _checks(facts)
+    missing = _missing_steps(kind, facts, failures, swapped)
+    checks, timings = checks_of(facts), timings_of(facts)
     document: dict[str, Any] = {
         "deployment": {
             "id": deployment.get("id"),
@@ -67,18 +79,21 @@ def report_document(deployment: Mapping[str, Any], facts: Mapping[str, Any]) -> 
         "rehearsal": facts.get("rehearsal") or None,
         "migrations": _migrations(facts),
         "checks": checks,
-        "timings": _timings(facts),
+        "checks_to_record": unrecorded_checks(facts),
+        "timings": timings,
+        "table": verdict_table(checks, timings),
         "rollback": _rollback(facts, swapped),
         "cleanup": _cleanup(facts.get("cleanup")),
         "gate": facts.get("gate") or None,
         "failure": failure,
+        "further_failures": failures[1:],
         "versions": _versions(facts, swapped),
         "reverted": [str(row["version"]) for row in (facts.get("reverted") or {}).get("reverted") or []],
     }
     document["ok"] = (
         status == "succeeded"
         and not facts.get("incomplete")
-        and not ((swapped or stepped) and _broken(checks, "rollback"))
+        and not ((swapped or stepped) and broken(checks, "rollback"))
         and not (swapped and document["rollback"] and writes_sentences(document["rollback"], facts)[1])
         and not _stuck_poolers(facts)
     )
@@ -90,10 +105,14 @@ def _place(step: str) -> int:
     return ORDER.index(step) if step in ORDER else len(ORDER)
 
 
-def _failure(failure: Mapping[str, Any] | None, *, started: Mapping[str, str], first: str) -> dict[str, Any] | None:
+def _failures(facts: Mapping[str, Any], *, first: str) -> list[dict[str, Any]]:
+    """Return the reasons of the failures in their order, one for most runs."""
+    given = facts.get("failures") or [failure for failure in [facts.get("failure")] if failure]
+    return [_failure(failure, started=facts.get("started") or {}, first=first) for failure in given]
+
+
+def _failure(failure: Mapping[str, Any], *, started: Mapping[str, str], first: str) -> dict[str, Any]:
     """Return the reason of a failure with the stage that failed: the last one that began."""
-    if not failure:
-        return None
     result = failure.get("result") or {}
     began = {
         name: when
@@ -133,20 +152,22 @@ def _time(text: str | None) -> datetime | None:
 
 
 def _missing_steps(
-    kind: str, facts: Mapping[str, Any], failure: Mapping[str, Any] | None, swapped: bool
+    kind: str, facts: Mapping[str, Any], failures: Sequence[Mapping[str, Any]], swapped: bool
 ) -> list[dict[str, Any]]:
     """Return the steps that no stage recorded: those that failed, those that were not needed, and the report."""
     started = facts.get("started") or {}
+    failed = {failure["stage"]: failure for failure in failures}
+    if "tap" in failed and kind == "deploy":
+        # The tests of a deployment are part of its rehearsal.
+        failed.setdefault("rehearse", {**failed["tap"], "started_at": started.get("rehearse") or None})
     missing: list[dict[str, Any]] = []
     for name in (*STAGES[kind], *(stage for stage in OPTIONAL if started.get(stage))):
-        if failure and failure["stage"] == name:
-            times = {key: failure[key] for key in ("started_at", "finished_at")}
-            details = {"details": _lint(facts)} if name == "lint" else {}
-            if name == "rehearse" and facts.get("rehearsal"):
-                details = {"details": {"rehearsal": facts["rehearsal"]}}
-            if name == "timing" and (facts.get("timing") or {}).get("timings"):
-                details = {"details": {key: facts["timing"][key] for key in ("timings", "regressions")}}
-            missing.append({"name": name, "status": "failed", **times, **details})
+        if name == "tap" and (facts.get("tap") or {}).get("results"):
+            continue
+        if name in failed:
+            times = {key: failed[name][key] for key in ("started_at", "finished_at")}
+            details = _details_of_failed(name, facts)
+            missing.append({"name": name, "status": "failed", **times, **({"details": details} if details else {})})
         elif not started.get(name):
             missing.append({"name": name, "status": "skipped", "duration_s": 0.0})
     if kind == "deploy" and started.get("rollback") and not swapped:
@@ -160,6 +181,17 @@ def _missing_steps(
         )
     missing.append({"name": "report", "status": "succeeded", "started_at": started.get("report") or None})
     return missing
+
+
+def _details_of_failed(stage: str, facts: Mapping[str, Any]) -> Any:
+    """Return what the ledger keeps of a stage that failed before it recorded anything."""
+    if stage == "lint":
+        return _lint(facts)
+    if stage == "rehearse" and facts.get("rehearsal"):
+        return {"rehearsal": facts["rehearsal"]}
+    if stage == "timing" and (facts.get("timing") or {}).get("timings"):
+        return {key: facts["timing"][key] for key in ("timings", "regressions")}
+    return None
 
 
 def _needless_point(kind: str, facts: Mapping[str, Any], failure: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -186,15 +218,6 @@ def _left(facts: Mapping[str, Any]) -> str:
     if migrate.get("applied") or migrate.get("partial"):
         return "something"
     return str((facts.get("outcome") or {}).get("left") or "nothing")
-
-
-def _broken(checks: Sequence[Mapping[str, Any]], stage: str) -> list[str]:
-    """Return the names of the stage's checks of severity error that do not hold."""
-    return [
-        str(row["name"])
-        for row in checks
-        if row["stage"] == stage and row["status"] == "failed" and row["severity"] == "error"
-    ]
 
 
 def _backup(archive: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -241,46 +264,6 @@ def _migration(
             {**record, "predicted_ms": predicted.get(record["number"], {}).get("duration_ms")}
             for record in row.get("records") or []
         ],
-    }
-
-
-def _checks(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    keys = ("suite", "name", "severity", "status", "rows", "value", "message", "sample", "duration_ms", "tags")
-    return [
-        {**{key: row.get(key) for key in keys}, "stage": stage}
-        for stage, registered in (
-            ("preflight", "preflight"),
-            ("preflight", "probe_before"),
-            ("verify", "verify"),
-            ("verify", "probe"),
-            ("rollback", "rollback_checks"),
-            ("rollback", "probe_after_undo"),
-        )
-        for found in [facts.get(registered) or {}]
-        for row in found.get("results") or found.get("checks") or []
-    ]
-
-
-def _timings(facts: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the times of named queries, what they were compared with, and what became worse; None without any."""
-    result = facts.get("timing") or {}
-    if not result.get("timings"):
-        return None
-    baseline = facts.get("timing_baseline") or {}
-    measurement = baseline.get("measurement") or facts.get("timing_before") or {}
-    before = {(row["group"], row["name"]): row for row in measurement.get("timings") or []}
-    keys = ("group", "name", "status", "message", "median_ms", "p95_ms", "spread_ms", "samples_ms", "buffers", "plan")
-    rows = []
-    for row in result["timings"]:
-        then = before.get((row["group"], row["name"])) or {}
-        comparable = then.get("digest") == row.get("digest")
-        rows.append(
-            {**{key: row.get(key) for key in keys}, "baseline_ms": then.get("median_ms") if comparable else None}
-        )
-    return {
-        "compared_with": "baseline %d" % baseline["version"] if baseline else "before" if before else None,
-        "timings": rows,
-        **{key: result.get(key) for key in ("regressions", "not_compared", "workload_change", "summary")},
     }
 
 
@@ -377,9 +360,9 @@ def _summary(document: Mapping[str, Any], facts: Mapping[str, Any], swapped: boo
         sentences.append("Rows that were written since stay where they are.")
         for file in rollback["discarded"]:
             sentences.append("%s rows of %s are kept in %s." % (file["rows"], file["name"], file["path"]))
-        broken = _broken(document["checks"], "rollback")
-        if broken:
-            sentences.append("CHECKS FAILED AFTER THE UNDO: %s." % "; ".join(broken))
+        failing = broken(document["checks"], "rollback")
+        if failing:
+            sentences.append("CHECKS FAILED AFTER THE UNDO: %s." % "; ".join(failing))
     if rollback and swapped:
         if rollback["retired"]:
             kept = "The failed version" if kind == "deploy" else "The version that served until now"
@@ -389,9 +372,9 @@ def _summary(document: Mapping[str, Any], facts: Mapping[str, Any], swapped: boo
             sentences.append("%s for %s ms." % (who, rollback["stall_ms"]))
         said, problems = writes_sentences(rollback, facts)
         sentences += said + problems
-        broken = _broken(document["checks"], "rollback")
-        if broken:
-            sentences.append("CHECKS FAILED AFTER THE UNDO: %s." % "; ".join(broken))
+        failing = broken(document["checks"], "rollback")
+        if failing:
+            sentences.append("CHECKS FAILED AFTER THE UNDO: %s." % "; ".join(failing))
         if facts.get("probe_failure"):
             sentences.append("Whether the application works is not known: %s" % facts["probe_failure"])
     sentences += _stuck_poolers(facts)
@@ -404,6 +387,8 @@ def _summary(document: Mapping[str, Any], facts: Mapping[str, Any], swapped: boo
 
 def _what_happened(document: Mapping[str, Any], facts: Mapping[str, Any], *, swapped: bool) -> str:
     kind, database = document["deployment"]["kind"], facts["database"]
+    if kind == "verify":
+        return _what_was_verified(document, database)
     version = document["versions"]["now"]
     serves = "%s serves%s" % (database, " at %s" % version if version else "")
     if facts.get("undone_by"):
@@ -424,6 +409,18 @@ def _what_happened(document: Mapping[str, Any], facts: Mapping[str, Any], *, swa
     }[kind]
 
 
+def _what_was_verified(document: Mapping[str, Any], database: str) -> str:
+    found = found_in_words(document["checks"], document["timings"])
+    failures = [document["failure"], *document["further_failures"]] if document["failure"] else []
+    if not failures:
+        return "%s was verified: %s." % (database, found)
+    return "%s DOES NOT HOLD: %s. In all, %s." % (
+        database,
+        "; ".join("at the stage %s, %s" % (row["stage"], str(row["msg"]).rstrip(".")) for row in failures),
+        found,
+    )
+
+
 def _what_was_deployed(document: Mapping[str, Any], facts: Mapping[str, Any], *, serves: str) -> str:
     applied = [str(row["version"]) for row in document["migrations"]]
     pending = _pending(facts)
@@ -435,7 +432,7 @@ def _what_was_deployed(document: Mapping[str, Any], facts: Mapping[str, Any], *,
         done = "Pending and not applied, because the stage migrate was left out, is %s" % ", ".join(pending)
     else:
         done = "Nothing was pending"
-    return "%s: %s, %s." % (done, serves, _verdict(document["checks"]))
+    return "%s: %s, %s." % (done, serves, verdict_of(document["checks"]))
 
 
 def _what_was_tried(rehearsal: Mapping[str, Any], facts: Mapping[str, Any], *, serves: str) -> str:
@@ -485,19 +482,6 @@ def _what_was_undone(document: Mapping[str, Any], facts: Mapping[str, Any]) -> s
 
 def _pending(facts: Mapping[str, Any]) -> list[str]:
     return [str(row["version"]) for row in (facts.get("status") or {}).get("pending") or []]
-
-
-def _verdict(checks: Sequence[Mapping[str, Any]]) -> str:
-    """Return what the stage verify found."""
-    made = [row for row in checks if row["stage"] == "verify" and row["status"] != "skipped"]
-    broken = _broken(checks, "verify")
-    if not made:
-        return "and nothing was verified"
-    if broken:
-        return "BUT CHECKS DO NOT HOLD: %s" % "; ".join(broken)
-    warned = sum(row["status"] == "failed" and row["severity"] == "warning" for row in made)
-    warnings = ", with %d warning%s" % (warned, "" if warned == 1 else "s") if warned else ""
-    return "and its checks hold%s" % warnings
 
 
 def _what_failed(failure: Mapping[str, Any], facts: Mapping[str, Any], *, kind: str, swapped: bool, serves: str) -> str:

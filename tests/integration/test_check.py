@@ -8,12 +8,12 @@ from __future__ import annotations
 import pathlib
 import stat
 import time
-import xml.etree.ElementTree as ET
 
 import pytest
 
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
 from ansible_collections.holdfast.postgres.plugins.module_utils._verification.runner import Limits, check_database
+from tests.support.junit import read_junit
 from tests.support.modules import run_module
 
 PAYMENTS = """
@@ -297,7 +297,7 @@ def test_junit_file_is_private_and_valid(run, tmp_path):
         check("skips", "SELECT 1", min_server_version=99),
         junit=str(path),
     )
-    root = ET.parse(path).getroot()
+    root = read_junit(path)
     (suite,) = root
     assert {key: suite.get(key) for key in ("tests", "failures", "errors", "skipped")} == {
         "tests": "5",

@@ -8,12 +8,12 @@ from __future__ import annotations
 import copy
 import dataclasses
 import uuid
-import xml.etree.ElementTree as ET
 
 import pytest
 
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
 from ansible_collections.holdfast.postgres.plugins.module_utils._verification.security import check_security
+from tests.support.junit import read_junit
 from tests.support.modules import run_module
 
 CRM = """
@@ -114,7 +114,7 @@ def test_what_is_as_declared_holds(crm, tmp_path):
     answer = crm.check(junit=str(tmp_path / "junit.xml"), fail_on="error")
     assert crm.broken() == {}
     assert (answer["passed_checks"], answer["failed_checks"], answer["changed"]) == (13, 0, False)
-    root = ET.parse(tmp_path / "junit.xml").getroot()
+    root = read_junit(tmp_path / "junit.xml")
     assert [(suite.get("name"), suite.get("tests"), suite.get("failures")) for suite in root] == [
         ("security", "13", "0")
     ]

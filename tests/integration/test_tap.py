@@ -12,12 +12,12 @@ import signal
 import threading
 import time
 import uuid
-import xml.etree.ElementTree as ET
 
 import pytest
 
 from ansible_collections.holdfast.postgres.plugins.module_utils._core.errors import HoldfastError
 from ansible_collections.holdfast.postgres.plugins.module_utils._verification.tap import TapLimits, run_tests
+from tests.support.junit import read_junit
 from tests.support.modules import run_module
 
 LENDING = """
@@ -116,7 +116,7 @@ def test_each_ending_is_told_apart(tap, pg_distribution, lending, tmp_path):
     assert pg_distribution.databases() == databases
     assert extensions(pg_distribution, lending) == {"plpgsql"}
 
-    root = ET.parse(tmp_path / "junit.xml").getroot()
+    root = read_junit(tmp_path / "junit.xml")
     assert root.get("name") == "holdfast.postgres.pg_tap"
     for suite in root:
         for attribute, tag in (("tests", "testcase"), ("failures", "*/failure"), ("errors", "*/error")):

@@ -82,6 +82,7 @@ def parse_queries(
         mapping = place.mapping(document.get("content"), what="a file of queries", allowed=FILE_KEYS)
         file_name = re.sub(r"\.(ya?ml|json)$", "", re.split(r"[/\\]", place.file)[-1])
         group = parse_text(mapping, "timings", place, default=file_name)
+        parse_text(mapping, "description", place, default="")
         if group in groups:
             raise place.at("timings").refusal(
                 "the set %r is also in %s." % (group, groups[group]), hint="Give each file's set a name of its own."

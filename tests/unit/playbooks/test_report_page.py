@@ -101,6 +101,7 @@ DOCUMENT: dict[str, Any] = {
             "message": "m",
             "sample": [{"column": "value"}],
             "stage": "verify",
+            "source": "checks",
             "duration_ms": 1.0,
         },
         {
@@ -109,9 +110,54 @@ DOCUMENT: dict[str, Any] = {
             "severity": "info",
             "status": "passed",
             "stage": "preflight",
+            "source": "probes",
             "duration_ms": None,
         },
     ],
+    "timings": {
+        "compared_with": "baseline 3",
+        "summary": "Of 2 queries one became slower.",
+        "timings": [
+            {
+                "group": "g",
+                "name": "overdue",
+                "status": "measured",
+                "median_ms": 40.0,
+                "p95_ms": 44.0,
+                "baseline_ms": 10.0,
+                "baseline_q1_ms": 9.0,
+                "baseline_q3_ms": 11.0,
+                "level": "critical",
+                "history": [{"median_ms": 10.0}, {"median_ms": 20.0}],
+            },
+            {
+                "group": "g",
+                "name": "gone",
+                "status": "failed",
+                "message": "m",
+                "median_ms": None,
+                "p95_ms": None,
+                "baseline_ms": None,
+                "level": None,
+                "history": [],
+            },
+        ],
+        "regressions": [
+            {
+                "name": "overdue",
+                "kind": "slower",
+                "level": "critical",
+                "message": "it is slower",
+                "plan_before": {"text": "Index Scan"},
+                "plan_now": {"text": "Seq Scan"},
+            }
+        ],
+        "not_compared": [{"name": "fresh", "reason": "it is new"}],
+        "workload_change": {
+            "slower": [{"query": "SELECT $1", "calls": 1200, "mean_before_ms": 1.5, "mean_since_ms": 15.2}]
+        },
+    },
+    "further_failures": [{"stage": "timing", "msg": "slower", "hint": "h"}],
     "rollback": {
         "sentence": "s",
         "used": "u",
@@ -261,3 +307,25 @@ def test_page_says_what_the_rehearsal_has_shown() -> None:
     # Where nothing was applied, what was rehearsed is all there is to see.
     assert "Statements of v2" in text_of(render({**DOCUMENT, "migrations": []})[0])
     assert "The rehearsal" not in render({**DOCUMENT, "rehearsal": None})[0]
+
+
+def test_page_draws_times_against_their_baseline_and_shows_both_plans() -> None:
+    html = render(DOCUMENT)[0].partition("Query times")[2].partition("</section>")[0]
+    # One chart, because the other query has no time: 40 ms is near the top, 10 ms at a quarter of that.
+    assert html.count("<svg") == 1
+    assert '<circle class="critical" cx="212" cy="6.0" r="4"/>' in html
+    assert 'y1="36.0"' in html and 'points="8.0,36.0 110.0,26.0 212.0,6.0 "' in html
+    text = text_of(html)
+    for words in ("overdue g 40 ms 44 ms 10 ms \u00d7 4.00 failed", "gone g · m - - - failed", "Plan before Index Scan",
+                  "Plan now Seq Scan", "fresh: it is new", "SELECT $1 1,200 1.50 ms 15 ms"):  # fmt: skip
+        assert words in text, words
+
+
+def test_page_tells_every_failure_of_a_verification() -> None:
+    text = text_of(render(DOCUMENT)[0].partition("The failure")[2].partition("</section>")[0])
+    assert "And at the stage timing slower Next step: h" in text
+
+
+def test_page_has_a_section_for_each_kind_of_evidence() -> None:
+    html, _page = render(DOCUMENT)
+    assert "Checks: 0 of 1 hold" in html and "Probes: 1 of 1 hold" in html
