@@ -201,3 +201,39 @@ def test_document_for_machines_has_the_history_of_each_query(job: Job) -> None:
     (slower, other) = json.loads((page(job).parent / "report.json").read_text(encoding="utf-8"))["timings"]["timings"]
     assert len(slower["history"]) == len(other["history"]) == 2
     assert slower["level"] == "critical" and slower["baseline_ms"] < slower["median_ms"]
+
+
+def test_tests_that_fail_on_the_rehearsed_copy_stop_a_deployment(job: Job, tmp_path: pathlib.Path) -> None:
+    server = job.server
+    server.create_database("shop", "CREATE TABLE loan (borrower int NOT NULL)")
+    migration = tmp_path / "migrations" / "v1_forget_it"
+    migration.mkdir(parents=True)
+    (migration / "up.sql").write_text("ALTER TABLE loan ALTER borrower DROP NOT NULL;\n", encoding="utf-8")
+    (migration / "down.sql").write_text("ALTER TABLE loan ALTER borrower SET NOT NULL;\n", encoding="utf-8")
+    (tmp_path / "tests" / "unit").mkdir(parents=True)
+    (tmp_path / "tests" / "unit" / "loan.sql").write_text(
+        "BEGIN; SELECT plan(1); SELECT col_not_null('loan', 'borrower'); SELECT * FROM finish(); ROLLBACK;\n",
+        encoding="utf-8",
+    )
+    shop = Job(server, tmp_path, database="shop")
+    shop.write_inventory(
+        migrate_directories=[str(tmp_path / "migrations")],
+        migrate_role="",
+        migrate_lint=False,
+        rehearse_mode="full",
+        tap_tests=str(tmp_path / "tests"),
+        **{key: [] for key in ("preflight_suites", "verify_suites", "rollback_suites")},
+    )
+    completed = shop.play("deploy")
+    assert completed.returncode != 0, completed.stdout
+    report = shop.report()
+    assert report["failure"]["stage"] == "tap" and "unit/loan.sql: 1 of 1 test failed" in report["failure"]["msg"]
+    assert "The live database was not changed" in report["summary"]
+    steps = {step["name"]: step["status"] for step in report["steps"]}
+    assert (steps["rehearse"], steps["tap"], steps["migrate"]) == ("failed", "failed", "skipped")
+    assert server.execute("SELECT attnotnull FROM pg_attribute WHERE attname = 'borrower'", database="shop") == [(True,)]
+    assert [name for name in server.databases() if name.startswith("shop")] == ["shop"]
+
+    passing = shop.play("deploy", "-e", "tap_tests=%s" % (job.directory / "tests"), "-e", "rehearse_mode=off")
+    assert passing.returncode == 0, passing.stdout
+    assert "were not run: they need a rehearsal" in passing.stdout
