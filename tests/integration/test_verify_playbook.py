@@ -231,7 +231,8 @@ def test_tests_that_fail_on_the_rehearsed_copy_stop_a_deployment(job: Job, tmp_p
     assert "The live database was not changed" in report["summary"]
     steps = {step["name"]: step["status"] for step in report["steps"]}
     assert (steps["rehearse"], steps["tap"], steps["migrate"]) == ("failed", "failed", "skipped")
-    assert server.execute("SELECT attnotnull FROM pg_attribute WHERE attname = 'borrower'", database="shop") == [(True,)]
+    still = "SELECT attnotnull FROM pg_attribute WHERE attname = 'borrower'"
+    assert server.execute(still, database="shop") == [(True,)]
     assert [name for name in server.databases() if name.startswith("shop")] == ["shop"]
 
     passing = shop.play("deploy", "-e", "tap_tests=%s" % (job.directory / "tests"), "-e", "rehearse_mode=off")
