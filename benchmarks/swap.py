@@ -298,8 +298,45 @@ def see(load: Load, quiet: Sequence[float]) -> None:
         entry.quiet_s = max(t.ended - t.free for t in still)
 
 
+HUGE_PAGES = pathlib.Path("/proc/sys/vm/nr_hugepages")
+
+#: Enough for the server's 128 MB of shared buffers and what else it shares, in pages of 2 MB.
+PAGES = 120
+
+
+@contextlib.contextmanager
+def huge_pages() -> Iterator[bool]:
+    """Have the kernel keep huge pages ready, which a server takes by itself; yields whether it does."""
+    before = ""
+    try:
+        before = HUGE_PAGES.read_text(encoding="ascii")
+        HUGE_PAGES.write_text(str(int(before) + PAGES), encoding="ascii")
+        yield int(HUGE_PAGES.read_text(encoding="ascii")) >= int(before) + PAGES
+    except PermissionError:
+        yield False
+    finally:
+        if before and HUGE_PAGES.read_text(encoding="ascii") != before:
+            HUGE_PAGES.write_text(before, encoding="ascii")
+
+
 def bench_swap(bench: Bench, *, seconds: int) -> None:
-    """Swaps under load, with clients that stay connected and with clients that connect for each transaction."""
+    """Swaps under load, with clients that stay connected and with clients that connect for each transaction.
+
+    All of it twice: with the kernel's small pages, and with huge pages where this user may reserve them.
+    """
+    loads = run_loads(bench, seconds=seconds, suffix="")
+    with huge_pages() as reserved:
+        if reserved:
+            loads += run_loads(bench, seconds=seconds, suffix=", huge pages")
+        else:
+            bench.note("huge pages: not measured, since this user may not reserve them, or the memory is too scattered")
+    for load in loads:
+        keep(bench, load)
+    write_rounds(bench.results_dir / "swap-rounds.csv", [entry for load in loads for entry in load.rounds])
+
+
+def run_loads(bench: Bench, *, seconds: int, suffix: str) -> list[Load]:
+    """Both modes on a server of their own."""
     server = TestServer(distribution_bin_dir(), root=tempfile.gettempdir())
     try:
         pooler = Pooler(server)
@@ -324,17 +361,14 @@ def bench_swap(bench: Bench, *, seconds: int) -> None:
                     stderr=subprocess.DEVNULL,
                 )
             server.execute("CHECKPOINT")
-            loads = [
-                run_load(bench, databases, mode="connected", arguments=[], seconds=seconds),
-                run_load(bench, databases, mode="reconnecting", arguments=["--connect"], seconds=seconds),
+            return [
+                run_load(bench, databases, mode=mode + suffix, arguments=arguments, seconds=seconds)
+                for mode, arguments in (("connected", []), ("reconnecting", ["--connect"]))
             ]
         finally:
             pooler.remove()
     finally:
         server.remove()
-    for load in loads:
-        keep(bench, load)
-    write_rounds(bench.results_dir / "swap-rounds.csv", [entry for load in loads for entry in load.rounds])
 
 
 def milliseconds(values: Sequence[float]) -> float:

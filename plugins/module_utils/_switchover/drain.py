@@ -33,7 +33,7 @@ else:
     Connection = Any
 
 #: How often to look whether the last session has left; clients wait meanwhile.
-LOOK_INTERVAL_S = 0.005
+LOOK_INTERVAL_S = 0.002
 
 #: How long to wait for dismissed autovacuum workers.
 DISMISSAL_TIMEOUT_S = 0.1
@@ -64,11 +64,14 @@ SELECT d.oid, d.datname::text, pg_catalog.pg_get_userbyid(s.setrole)::text,
  ORDER BY d.oid
 """
 
-READ_OWN_SETTING = """
-SELECT pg_catalog.substr(item, pg_catalog.length(%(parameter)s) + 2)
+# Clients wait meanwhile, so not for the disk too: a crash of the server that forgets this commit opens the doors again,
+# which is what should happen then.
+READ_OWN_SETTINGS = """
+SELECT pg_catalog.set_config('synchronous_commit', 'off', true);
+SELECT s.setdatabase, pg_catalog.substr(item, pg_catalog.length(%(parameter)s) + 2)
   FROM pg_catalog.pg_db_role_setting AS s
  CROSS JOIN pg_catalog.unnest(s.setconfig) AS item
- WHERE s.setdatabase = %(oid)s AND pg_catalog.pg_get_userbyid(s.setrole) = current_user
+ WHERE s.setdatabase = ANY(%(oids)s::oid[]) AND pg_catalog.pg_get_userbyid(s.setrole) = current_user
    AND pg_catalog.starts_with(item, %(parameter)s || '=')
 """
 
@@ -126,23 +129,24 @@ class Doors:
     def close(self, connection: Connection, databases: Sequence[Database]) -> None:
         """Refuse new connections to ``databases``, all at once, remembering how each of them was."""
         self.closed = True
+        statements = []
         with transaction(connection), connection.cursor() as cursor:
-            # Clients wait from here on, so not for the disk too: a crash of the server that forgets this commit
-            # opens the doors again, which is what should happen then.
-            cursor.execute("SELECT pg_catalog.set_config('synchronous_commit', 'off', true)")
+            # Few questions, because clients wait for each answer.
+            oids = [database.oid for database in databases]
+            cursor.execute(READ_OWN_SETTINGS, {"parameter": MARK_PARAMETER, "oids": oids})
+            before = dict(cursor.fetchall())
             for database in sorted(databases, key=lambda d: d.oid):
-                cursor.execute(READ_OWN_SETTING, {"parameter": MARK_PARAMETER, "oid": database.oid})
-                row = cursor.fetchone()
                 mark = {MARK_KEY: self.run, "open": database.allow_connections}
-                if row:
-                    mark["before"] = row[0]
+                if database.oid in before:
+                    mark["before"] = before[database.oid]
                 name = sql.Identifier(database.name)
-                cursor.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(name))
-                cursor.execute(
+                statements += [
+                    sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(name),
                     sql.SQL("ALTER ROLE CURRENT_USER IN DATABASE {} SET {} TO {}").format(
                         name, sql.Identifier(MARK_PARAMETER), sql.Literal(json.dumps(mark))
-                    )
-                )
+                    ),
+                ]
+            cursor.execute(sql.SQL("; ").join(statements))
 
     def open_within(self, connection: Connection) -> None:
         """Undo `close` by statements in the caller's transaction."""
@@ -203,17 +207,20 @@ def interrupted_runs(connection: Connection, *, oids: Sequence[int]) -> list[Mar
 def undo_marks(connection: Connection, marks: Sequence[Mark]) -> None:
     """Let sessions in as before `Doors.close`, by statements in the caller's transaction; it never closes anything."""
     parameter = sql.Identifier(MARK_PARAMETER)
-    with connection.cursor() as cursor:
-        for mark in marks:
-            name = sql.Identifier(mark.name)
-            alter_role = sql.SQL("ALTER ROLE {} IN DATABASE {}").format(sql.Identifier(mark.role), name)
-            if mark.allow_connections:
-                cursor.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(name))
-            if mark.application_name is None:
-                cursor.execute(sql.SQL("{} RESET {}").format(alter_role, parameter))
-            else:
-                value = sql.Literal(mark.application_name)
-                cursor.execute(sql.SQL("{} SET {} TO {}").format(alter_role, parameter, value))
+    statements = []
+    for mark in marks:
+        name = sql.Identifier(mark.name)
+        alter_role = sql.SQL("ALTER ROLE {} IN DATABASE {}").format(sql.Identifier(mark.role), name)
+        if mark.allow_connections:
+            statements.append(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(name))
+        if mark.application_name is None:
+            statements.append(sql.SQL("{} RESET {}").format(alter_role, parameter))
+        else:
+            value = sql.Literal(mark.application_name)
+            statements.append(sql.SQL("{} SET {} TO {}").format(alter_role, parameter, value))
+    if statements:
+        with connection.cursor() as cursor:
+            cursor.execute(sql.SQL("; ").join(statements))
 
 
 def drain(
