@@ -376,7 +376,7 @@ class _Evaluation:
         problems, broken = [], {}
         for key, names in wanted.items():
             for name in names:
-                found = [row for row in rows if _is_named(row, key, name)]
+                found = [row for row in rows if row.get("status") != "skipped" and _is_named(row, key, name)]
                 counted = [row for row in found if key in ("names", "probes") or row.get("severity") in severities]
                 if not found:
                     word = {"suites": "suite", "tags": "tag", "probes": "probe"}.get(key, "check")

@@ -409,6 +409,12 @@ def _what_happened(document: Mapping[str, Any], facts: Mapping[str, Any], *, swa
     }[kind]
 
 
+def _inner(message: Any) -> str:
+    """Return a message as a part of a longer sentence: without its full stop, but with an ellipsis."""
+    text = str(message)
+    return text if text.endswith("...") else text.rstrip(".")
+
+
 def _what_was_verified(document: Mapping[str, Any], database: str) -> str:
     found = found_in_words(document["checks"], document["timings"])
     failures = [document["failure"], *document["further_failures"]] if document["failure"] else []
@@ -416,7 +422,7 @@ def _what_was_verified(document: Mapping[str, Any], database: str) -> str:
         return "%s was verified: %s." % (database, found)
     return "%s DOES NOT HOLD: %s. In all, %s." % (
         database,
-        "; ".join("at the stage %s, %s" % (row["stage"], str(row["msg"]).rstrip(".")) for row in failures),
+        "; ".join("at the stage %s, %s" % (row["stage"], _inner(row["msg"])) for row in failures),
         found,
     )
 
@@ -474,7 +480,7 @@ def _what_was_undone(document: Mapping[str, Any], facts: Mapping[str, Any]) -> s
         applied,
         facts["database"],
         facts["undone_by"],
-        " The deployment had failed at the stage %s: %s." % (failure["stage"], str(failure["msg"]).rstrip("."))
+        " The deployment had failed at the stage %s: %s." % (failure["stage"], _inner(failure["msg"]))
         if failure
         else "",
     )
@@ -487,7 +493,7 @@ def _pending(facts: Mapping[str, Any]) -> list[str]:
 def _what_failed(failure: Mapping[str, Any], facts: Mapping[str, Any], *, kind: str, swapped: bool, serves: str) -> str:
     database = facts["database"]
     noun = "deployment" if kind == "deploy" else kind
-    reason = "failed at the stage %s: %s" % (failure["stage"], str(failure["msg"]).rstrip("."))
+    reason = "failed at the stage %s: %s" % (failure["stage"], _inner(failure["msg"]))
     if swapped and kind == "deploy":
         return "The deployment to %s %s. It was undone: %s again, as before." % (database, reason, serves)
     if swapped:
@@ -509,7 +515,7 @@ def _what_failed(failure: Mapping[str, Any], facts: Mapping[str, Any], *, kind: 
             reason,
         )
     undo = (facts.get("undo_failure") or {}).get("msg")
-    why = " The undo failed: %s." % str(undo).rstrip(".") if undo else ""
+    why = " The undo failed: %s." % _inner(undo) if undo else ""
     return "The deployment to %s %s.%s IT WAS NOT UNDONE: %s. The playbook rollback undoes it." % (
         database,
         reason,

@@ -77,6 +77,9 @@ def test_empty_database_becomes_the_newest_version_by_playbook(own: TestServer, 
     broken = deploy(own, tmp_path, *variables)
     assert broken.returncode != 0
     assert "Row-level security is on for each table (security)" in broken.stdout
+    found = json.loads((tmp_path / "reports" / "latest" / "report.json").read_text(encoding="utf-8"))["checks"]
+    rules = {check["name"]: check["status"] for check in found if check["source"] == "security rules"}
+    assert len(rules) == 6 and list(rules.values()).count("failed") == 2, rules
 
 
 def test_what_preflight_measured_the_clone_and_the_archive_reach_the_checks(

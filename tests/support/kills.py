@@ -408,7 +408,7 @@ class Follower:
             self._reach("examining")
         elif pid != self.backend:
             self._reach("arming")
-        elif statement.endswith("ALLOW_CONNECTIONS false"):
+        elif "ALLOW_CONNECTIONS false" in statement:
             self._reach("closing")
         elif statement == "BEGIN" and self.step == "draining":
             self._reach("exchanging")

@@ -296,6 +296,8 @@ def test_machine_items_wait_until_their_stage() -> None:
         ({"names": ["x"]}, None, "No check has been made at this stage"),
         ({"names": ["x"]}, [check("x"), check("x", suite="b", status="failed")], "These do not hold: x"),
         ({"suites": ["server"]}, [check("x"), check("y", status="skipped")], ""),
+        ({"suites": ["server"]}, [check("y", status="skipped")], "The suite 'server' was not asked"),
+        ({"names": ["x"]}, [check("x", status="skipped")], "The check 'x' was not asked"),
         ({"suites": ["server"]}, [check("x", status="failed", severity="warning")], ""),
         (
             {"suites": ["server"], "severity": "warning"},
