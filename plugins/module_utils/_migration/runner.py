@@ -817,6 +817,17 @@ class _Worker:
                 return
         elif index is not None and in_doubt:
             self._refuse_doubtful(prepared, statement, number, row)
+        detach = scanner.concurrent_detach(statement)
+        if detach is not None:
+            attached = self._attachment(detach)
+            if attached == "pending":
+                # Half of it is done, and the server refuses the statement itself.
+                self.notices.append("holdfast: finishing to detach %s, which was interrupted" % detach.partition)
+                text = "ALTER TABLE %s DETACH PARTITION %s FINALIZE" % (detach.table, detach.partition)
+                statement = replace(statement, text=text)
+            elif attached == "detached" and in_doubt:
+                self._write_progress(prepared, row, done=number, started=None)
+                return
         self._write_progress(prepared, row, done=number - 1, started=number)
         try:
             self._execute(prepared, statement, number)
@@ -868,6 +879,21 @@ class _Worker:
         )
         row = self.cursor.fetchone()
         return None if row is None else bool(row[0])
+
+    def _attachment(self, detach: scanner.ConcurrentDetach) -> str | None:
+        """Return whether a partition is ``attached``, ``pending`` (half detached) or ``detached``; None when unknown."""
+        if self.connection.server_version < 140000:
+            return None
+        self.cursor.execute(
+            "SELECT CASE WHEN i.inhrelid IS NULL THEN 'detached' WHEN i.inhdetachpending THEN 'pending'"
+            " ELSE 'attached' END"
+            " FROM (SELECT pg_catalog.to_regclass(%s) AS parent, pg_catalog.to_regclass(%s) AS child) AS named"
+            " LEFT JOIN pg_catalog.pg_inherits AS i ON i.inhparent = parent AND i.inhrelid = child"
+            " WHERE parent IS NOT NULL AND child IS NOT NULL",
+            (detach.table, detach.partition),
+        )
+        row = self.cursor.fetchone()
+        return None if row is None else str(row[0])
 
     def _drop_invalid_index(
         self, prepared: Prepared, statement: Statement, number: int, index: scanner.ConcurrentIndex

@@ -106,6 +106,14 @@ class ConcurrentIndex:
     table: str
 
 
+@dataclass(frozen=True)
+class ConcurrentDetach:
+    """What ``ALTER TABLE ... DETACH PARTITION ... CONCURRENTLY`` names, both as written."""
+
+    table: str
+    partition: str
+
+
 def split(text: str) -> list[Piece]:
     """Return the pieces of ``text``; raises `ScanError` for what only psql understands or what never ends."""
     pieces: list[Piece] = []
@@ -457,6 +465,18 @@ def concurrent_index(statement: Statement) -> ConcurrentIndex | None:
         table += "." + head[position + 2]
         position += 2
     return ConcurrentIndex(name=identifier(name), table=table)
+
+
+def concurrent_detach(statement: Statement) -> ConcurrentDetach | None:
+    """Return what an ``ALTER TABLE ... DETACH PARTITION ... CONCURRENTLY`` names, or None for any other statement."""
+    words, head = statement.words, statement.head
+    pair = ("DETACH", "PARTITION")
+    at = next((i for i in range(3, len(words) - 2) if words[i : i + 2] == pair), 0)
+    if words[:2] != ("ALTER", "TABLE") or not at or words[-1] != "CONCURRENTLY":
+        return None
+    begin = 4 if words[2:4] == ("IF", "EXISTS") else 2
+    begin += words[begin] == "ONLY"
+    return ConcurrentDetach(table="".join(head[begin:at]).rstrip("*"), partition="".join(head[at + 2 : -1]))
 
 
 def identifier(written: str) -> str:

@@ -10,6 +10,7 @@ import pytest
 from ansible_collections.holdfast.postgres.plugins.module_utils._migration.statements import (
     ConcurrentIndex,
     ScanError,
+    concurrent_detach,
     concurrent_index,
     directives,
     outside_transaction,
@@ -258,3 +259,19 @@ def test_at_most_200_characters_are_shown():
 def test_a_large_file_is_read_in_reasonable_time():
     text = "INSERT INTO t VALUES (1, 'some text', E'x\\'y', $$z$$);\n" * 40_000
     assert len(statements(text)) == 40_000
+
+
+@pytest.mark.parametrize(
+    ("sql", "named"),
+    [
+        ("ALTER TABLE p DETACH PARTITION c CONCURRENTLY", ("p", "c")),
+        ('alter table if exists only a . "P x" * detach partition "B".c concurrently', ('a."P x"', '"B".c')),
+        ("ALTER TABLE p DETACH PARTITION c", None),
+        ("ALTER TABLE p DETACH PARTITION c FINALIZE", None),
+        ('ALTER TABLE "DETACH" ADD concurrently int', None),
+    ],
+)
+def test_what_a_concurrent_detachment_names(sql, named):
+    (statement,) = statements(sql)
+    found = concurrent_detach(statement)
+    assert (found and (found.table, found.partition)) == named
