@@ -881,7 +881,7 @@ class _Worker:
         return None if row is None else bool(row[0])
 
     def _attachment(self, detach: scanner.ConcurrentDetach) -> str | None:
-        """Return whether a partition is ``attached``, ``pending`` (half detached) or ``detached``; None when unknown."""
+        """Return whether a partition is ``attached``, ``pending`` (half detached) or ``detached``, or None."""
         if self.connection.server_version < 140000:
             return None
         self.cursor.execute(
