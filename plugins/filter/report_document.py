@@ -33,8 +33,9 @@ EXAMPLES = r"""
 RETURN = r"""
 _value:
   description: >-
-    The report: C(deployment), C(steps), C(backup), C(lint), C(rehearsal), C(migrations), C(checks), C(rollback),
-    C(failure), C(versions), C(summary) and C(ok).
+    The report: C(deployment), C(steps), C(backup), C(lint), C(rehearsal), C(migrations), C(checks), C(timings),
+    C(rollback), C(gate), C(failure), C(further_failures), C(versions), C(table), C(summary) and C(ok), and what the
+    ledger has not heard of yet: C(steps_to_record), C(checks_to_record) and C(point_to_record).
   type: dict
 """
 

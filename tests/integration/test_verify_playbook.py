@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser
 
-from tests.support.browser import CHARTS, READABILITY, TOO_WIDE, chromium, opened
+from tests.support.browser import CHARTS, READABILITY, TOO_WIDE, Scheme, chromium, opened
 from tests.support.job import Job
 from tests.support.server import TestServer, distribution_bin_dir
 
@@ -176,7 +176,9 @@ def test_every_failure_is_found_told_and_recorded(job: Job) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1200, 360])
-def test_page_draws_its_charts_asks_nobody_and_reads_well(job: Job, browser: Browser, width: int, scheme: str) -> None:
+def test_page_draws_its_charts_asks_nobody_and_reads_well(
+    job: Job, browser: Browser, width: int, scheme: Scheme
+) -> None:
     with opened(browser, page(job), width=width, scheme=scheme) as (shown, seen):
         assert seen["complaints"] == []
         assert seen["requests"] == [page(job).as_uri()]

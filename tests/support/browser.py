@@ -10,9 +10,11 @@ import pathlib
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 from playwright.sync_api import Browser, Page, sync_playwright
+
+Scheme = Literal["light", "dark"]
 
 #: Nothing but the page: no updates, no lookups of the browser's own.
 ARGUMENTS = [
@@ -86,10 +88,10 @@ def chromium() -> Iterator[Browser]:
 
 @contextmanager
 def opened(
-    browser: Browser, path: pathlib.Path, *, width: int = 1200, scheme: str = "light"
+    browser: Browser, path: pathlib.Path, *, width: int = 1200, scheme: Scheme = "light"
 ) -> Iterator[tuple[Page, dict[str, list[Any]]]]:
     """A page that was opened and has come to rest, with its requests and its complaints."""
-    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     page = context.new_page()
     seen: dict[str, list[Any]] = {"requests": [], "complaints": []}
     page.on("request", lambda request: seen["requests"].append(request.url))

@@ -18,6 +18,9 @@ from ansible_collections.holdfast.postgres.plugins.module_utils._migration.runne
 from tests.support.modules import ROOT
 from tests.support.server import TestServer
 
+#: The layout is found out, and nothing is left out of it.
+DETECTED = Options()
+
 
 def run(
     server: TestServer | Server,
@@ -26,7 +29,7 @@ def run(
     *,
     state: str = "applied",
     check: bool = False,
-    options: Options = Options(),  # noqa: B008
+    options: Options = DETECTED,
     **settings: Any,
 ) -> dict[str, Any]:
     """Migrate with ``files``, texts by names such as ``1_a.up.sql``; return the result of the engine."""
@@ -46,7 +49,7 @@ def start(
     database: str,
     files: Mapping[str, str],
     *,
-    options: Options = Options(),  # noqa: B008
+    options: Options = DETECTED,
     **settings: Any,
 ) -> subprocess.Popen[str]:
     """Start the same in a process of its own; it prints its result, or ``msg`` when it fails."""
